@@ -1,0 +1,152 @@
+"""Makes an environment from its name and gives every one the same contract."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+import numpy as np
+
+from safe_rl.envs.spaces import flat_dim, flatten_observation
+from safe_rl.errors import EnvironmentFault, UserError
+
+logger = logging.getLogger(__name__)
+
+
+def make_env(env: str, *, cost_key: str = "cost", render_mode: str | None = None, **kwargs: Any) -> CostEnv:
+    """Makes a registered environment, or one of the user's own.
+
+    Args:
+        env: A registered Gymnasium id (``safe_rl/Navigation1-v0``), or ``package.module:factory`` that names a class or
+            a function returning an environment.
+        cost_key: The entry of ``info`` that is the constraint.
+        render_mode: As in Gymnasium; passed on only if given.
+        **kwargs: Passed to the environment.
+
+    Raises:
+        UserError: The environment does not exist or cannot be made.
+    """
+    if render_mode is not None:
+        kwargs["render_mode"] = render_mode
+    return CostEnv(_make_from_factory(env, kwargs) if ":" in env else _make_registered(env, kwargs), cost_key, env)
+
+
+def _make_registered(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(env, disable_env_checker=True, **kwargs)
+    except gym.error.Error as error:
+        raise UserError(f"no environment {env!r}: {_one_line(error)}") from error
+    except ImportError as error:
+        raise UserError(f"environment {env!r} needs {error.name}: pip install 'safe_rl[sim]'") from error
+
+
+def _make_from_factory(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    module_name, _, factory_name = env.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"cannot import {module_name!r} of environment {env!r}: {_one_line(error)}") from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise UserError(f"module {module_name!r} has no factory {factory_name!r}; environments are named package.module:factory")
+    try:
+        made = factory(**kwargs)
+    except Exception as error:
+        raise UserError(f"factory {env!r} raised {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(made, gym.Env):
+        raise UserError(f"factory {env!r} returned {type(made).__name__}, not a gymnasium.Env")
+    return made
+
+
+class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
+    """The contract every learner here relies on.
+
+    ``step`` returns Gymnasium's 5-tuple (the 6-tuple of Safety-Gymnasium, with the cost third, is adapted);
+    ``info["cost"]`` is the constraint indicator, 0.0 or 1.0, and ``info["success"]`` a bool. Observations and rewards are
+    finite and of the declared shape, or an ``EnvironmentFault`` names what is not.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], cost_key: str = "cost", name: str = "") -> None:
+        super().__init__(env)
+        self.cost_key = cost_key
+        self.name = name or str(env)
+        self.obs_dim = flat_dim(env.observation_space)
+        self._box_shape = env.observation_space.shape if isinstance(env.observation_space, gym.spaces.Box) else None
+        self._saw_cost = False
+        self._steps_without_cost = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment; raises ``EnvironmentFault`` on an unusable observation."""
+        try:
+            obs, info = self.env.reset(seed=seed, options=options)
+        except UserError:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(f"environment {self.name} raised in reset: {type(error).__name__}: {_one_line(error)}") from error
+        self._check_observation(obs)
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Steps the environment; raises ``EnvironmentFault`` where it raises or returns something unusable."""
+        try:
+            result: tuple[Any, ...] = self.env.step(action)
+        except UserError:
+            raise
+        except Exception as error:
+            raise EnvironmentFault(f"environment {self.name} raised in step: {type(error).__name__}: {_one_line(error)}") from error
+        if len(result) == 6:
+            obs, reward, cost, terminated, truncated, info = result
+        else:
+            obs, reward, terminated, truncated, info = result
+            cost = self._cost_from(info)
+        self._check_observation(obs)
+        if not np.isfinite(reward):
+            raise EnvironmentFault(f"environment {self.name} returned the reward {reward}: rewards must be finite")
+        info = {**info, "cost": self._indicator(cost), "success": bool(info.get("success", info.get("is_success", False)))}
+        return obs, float(reward), bool(terminated), bool(truncated), info
+
+    def flat(self, obs: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Flattens one observation to ``(obs_dim,)`` float32."""
+        return flatten_observation(self.observation_space, obs)
+
+    def _cost_from(self, info: dict[str, Any]) -> SupportsFloat:
+        if self.cost_key in info:
+            self._saw_cost = True
+            return info[self.cost_key]  # type: ignore[no-any-return]
+        if not self._saw_cost:
+            self._steps_without_cost += 1
+            if self._steps_without_cost == 1000:
+                logger.warning(
+                    "%s gave no info[%r] in 1,000 steps: nothing counts as a violation; name the entry with --cost-key",
+                    self.name, self.cost_key,
+                )  # fmt: skip
+        return 0.0
+
+    def _indicator(self, cost: SupportsFloat) -> float:
+        value = float(cost)
+        if np.isnan(value):
+            raise EnvironmentFault(f"environment {self.name} returned NaN as the constraint info[{self.cost_key!r}]")
+        return 1.0 if value > 0.0 else 0.0
+
+    def _check_observation(self, obs: Any) -> None:
+        if self._box_shape is not None:
+            if np.shape(obs) != self._box_shape:
+                raise EnvironmentFault(
+                    f"environment {self.name} returned an observation of shape {np.shape(obs)}; its space says {self._box_shape}"
+                )
+            finite = np.isfinite(obs).all()
+        else:
+            flat = self.flat(obs)
+            if flat.shape != (self.obs_dim,):
+                raise EnvironmentFault(
+                    f"environment {self.name} returned an observation of {flat.size} numbers; its space says {self.obs_dim}"
+                )
+            finite = np.isfinite(flat).all()
+        if not finite:
+            raise EnvironmentFault(f"environment {self.name} returned an observation that is not finite: {obs}")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
