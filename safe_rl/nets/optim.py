@@ -1,0 +1,117 @@
+"""Adam and target updates over flat parameters: one operation each, whatever the number of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+
+class FlatAdam:
+    """Adam over the parameters of one or several modules, without a walk over modules, groups and hooks at each step.
+
+    It computes what ``torch.optim.Adam`` computes. A step inside a CUDA graph's capture is allowed.
+
+    Args:
+        modules: the module, or all the modules, to train; on their final device.
+        learning_rate: step size.
+        betas: decay rates of the two moment estimates.
+        eps: added to the denominator.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Iterable[nn.Module],
+        learning_rate: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        modules = [modules] if isinstance(modules, nn.Module) else list(modules)
+        self.parameters: list[Tensor] = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.eps = eps
+        self.exp_avg = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self.exp_avg_sq = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self.steps = [torch.zeros((), dtype=torch.float32, device=p.device) for p in self.parameters]
+
+    def step(self, loss: Tensor) -> None:
+        """Takes one step down the gradient of ``loss`` with respect to this optimiser's parameters, and of no others.
+
+        Args:
+            loss: scalar; the sum of several losses trains several modules at once.
+        """
+        self.apply(torch.autograd.grad(loss, self.parameters))
+
+    @torch.no_grad()
+    def apply(self, gradients: Sequence[Tensor]) -> None:
+        """Takes one step along given gradients.
+
+        Args:
+            gradients: one for each of ``parameters``, in their order.
+        """
+        adam(
+            self.parameters,
+            list(gradients),
+            self.exp_avg,
+            self.exp_avg_sq,
+            [],
+            self.steps,
+            fused=True,
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Returns copies of the moment estimates and step counts."""
+        state = {}
+        for index in range(len(self.parameters)):
+            state[f"exp_avg.{index}"] = self.exp_avg[index].clone()
+            state[f"exp_avg_sq.{index}"] = self.exp_avg_sq[index].clone()
+            state[f"step.{index}"] = self.steps[index].clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restores what ``state_dict`` returned, in place.
+
+        Raises:
+            ValueError: if an entry is missing, unknown, or of another shape.
+        """
+        own = {
+            **{f"exp_avg.{i}": t for i, t in enumerate(self.exp_avg)},
+            **{f"exp_avg_sq.{i}": t for i, t in enumerate(self.exp_avg_sq)},
+            **{f"step.{i}": t for i, t in enumerate(self.steps)},
+        }
+        if own.keys() != state.keys():
+            raise ValueError(f"optimiser state has entries {sorted(state)}, expected {sorted(own)}")
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(
+                    f"optimiser state {name}: shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+                )
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+
+
+@torch.no_grad()
+def polyak_update(target: nn.Module | Sequence[nn.Module], source: nn.Module | Sequence[nn.Module], tau: float) -> None:
+    """Moves target parameters towards the source's: ``target <- (1 - tau) * target + tau * source``.
+
+    Args:
+        target: module, or modules, to move.
+        source: module, or modules, of the same shapes in the same order.
+        tau: share of the source, in [0, 1].
+    """
+    targets = [target] if isinstance(target, nn.Module) else target
+    sources = [source] if isinstance(source, nn.Module) else source
+    for to, towards in zip(targets, sources, strict=True):
+        for p_to, p_towards in zip(to.parameters(), towards.parameters(), strict=True):
+            p_to.lerp_(p_towards, tau)
