@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,10 @@ class Transitions:
     def __iter__(self) -> Iterator[Transitions]:
         """Yields batches of one."""
         return (self[i : i + 1] for i in range(len(self)))
+
+    def replace(self, **changes: npt.NDArray[Any]) -> Transitions:
+        """Returns a copy with other values in the named fields; the other fields are shared."""
+        return replace(self, **changes)
 
     @classmethod
     def concatenate(cls, batches: list[Transitions]) -> Transitions:

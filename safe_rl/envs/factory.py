@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import sys
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -44,6 +46,8 @@ def _make_registered(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
 
 def _make_from_factory(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     module_name, _, factory_name = env.partition(":")
+    if os.getcwd() not in sys.path:  # an installed command does not look in the current folder by itself
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

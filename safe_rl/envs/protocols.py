@@ -70,6 +70,8 @@ class PlaneMap:
     goal_radius: float
     unit: str = ""
     """Unit of both axes, such as ``"m"``; empty where the plane has none."""
+    robot_radius: float = 0.0
+    """The robot's own radius: its centre violates where it is this near to an obstacle, or nearer."""
 
 
 @runtime_checkable

@@ -1,0 +1,108 @@
+"""Recovery RL (arXiv 2010.15920): a task policy, a recovery policy, and a switch on learned risk."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from safe_rl.algorithms.risk_aware import RiskAwareAgent
+from safe_rl.algorithms.sac import Metrics
+from safe_rl.config import RecoveryRLConfig
+from safe_rl.data.replay_buffer import Batch
+from safe_rl.recovery import ModelFreeRecovery, QSamplingRecovery
+from safe_rl.switch import Decision, Mode, RecoverySwitch
+from safe_rl.transitions import Transitions
+
+
+class RecoveryRLAgent(RiskAwareAgent):
+    """Executes the proposed action where ``Q_risk(s, a_task) <= eps_risk``, the recovery action elsewhere."""
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        config: RecoveryRLConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(observation_space, action_space, config, seed=seed, device=device)
+        self.switch = RecoverySwitch(config.risk.eps_risk, config.risk.recovery_must_help)
+        self.recovery: ModelFreeRecovery | QSamplingRecovery
+        if config.recovery.kind == "model-free":
+            self.recovery = ModelFreeRecovery(
+                self.obs_dim, self.act_dim, config.recovery, self.risk_critic,
+                generator=self.init_generator, precision=config.precision, device=self.device,
+            )  # fmt: skip
+        else:
+            self.recovery = QSamplingRecovery(self.act_dim, config.recovery, self.risk_critic)
+
+    @torch.inference_mode()
+    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+        """See ``SACAgent``; ``Decision.mode`` tells who acts."""
+        started = time.perf_counter()
+        state = self._normalize(obs)
+        task_action = self._propose(state, explore)
+        risk = self.risk_critic(state, task_action)
+        action, recovers = self._switch(state, task_action, risk, explore=explore)
+        return Decision(
+            action=self.scaler.to_env(action.cpu().numpy()),
+            task_action=self.scaler.to_env(task_action.cpu().numpy()),
+            risk=risk.cpu().numpy(),
+            mode=np.where(recovers.cpu().numpy(), Mode.RECOVERY, Mode.TASK).astype(np.int8),
+            solve_time_sec=time.perf_counter() - started,
+        )
+
+    def _switch(
+        self, obs: torch.Tensor, task_action: torch.Tensor, risk: torch.Tensor, *, explore: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rule of Recovery RL: returns the actions to execute (N, act_dim) and where (N,) the recovery policy acts."""
+        if not self.switch.hands_over(risk).any():
+            return task_action, torch.zeros_like(risk, dtype=torch.bool)
+        recovery_action = self.recovery.act(obs, self.generator, explore=explore)
+        recovery_risk = self.risk_critic(obs, recovery_action) if self.switch.recovery_must_help else None
+        recovers = self.switch.hands_over(risk, recovery_risk)
+        return torch.where(recovers[:, None], recovery_action, task_action), recovers
+
+    def observe(self, transitions: Transitions) -> None:
+        """See ``SACAgent``; without relabelling the task policy learns from what was executed instead."""
+        if not self.config.relabel_actions:
+            transitions = transitions.replace(task_action=transitions.action)
+        super().observe(transitions)
+
+    def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
+        metrics = super()._update_risk(batch, pretraining=pretraining)
+        return metrics | self.recovery.update(self.normalizer(batch.obs), self.generator)
+
+    def _next_action(self, next_obs: torch.Tensor, pretraining: bool) -> torch.Tensor:
+        """The composite backup: what the switch would execute next (or, as an option, what the task policy proposes)."""
+        proposal = super()._next_action(next_obs, pretraining)
+        if self.config.risk.backup == "task":
+            return proposal
+        recovery_action = self.recovery.backup_action(next_obs, self.generator)
+        recovery_risk = self.risk_critic(next_obs, recovery_action) if self.switch.recovery_must_help else None
+        recovers = self.switch.hands_over(self.risk_critic(next_obs, proposal), recovery_risk)
+        return torch.where(recovers[:, None], recovery_action, proposal)
+
+    def policy_state_dict(self) -> dict[str, Any]:
+        """See ``SACAgent``."""
+        return {**super().policy_state_dict(), "recovery": self.recovery.state_dict()}
+
+    def load_policy_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``SACAgent``."""
+        super().load_policy_state_dict(state)
+        self.recovery.load_state_dict(state["recovery"])
+
+    def safety_state_dict(self) -> dict[str, Any]:
+        """See ``RiskAwareAgent``; with the recovery policy and its optimiser."""
+        return {**super().safety_state_dict(), "recovery": self.recovery.training_state_dict()}
+
+    def load_safety_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``RiskAwareAgent``."""
+        super().load_safety_state_dict(state)
+        self.recovery.load_training_state_dict(state["recovery"])

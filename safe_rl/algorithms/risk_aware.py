@@ -1,0 +1,141 @@
+"""SAC beside a risk critic that is pretrained offline and updated online: the base of every method that knows risk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from safe_rl.algorithms.learner_step import LearnerStep
+from safe_rl.algorithms.sac import Metrics, SACAgent
+from safe_rl.config import RecoveryRLConfig
+from safe_rl.data.replay_buffer import Batch, Source
+from safe_rl.risk import RiskCritic
+from safe_rl.transitions import Transitions
+
+
+class RiskAwareAgent(SACAgent):
+    """Learns ``Q_risk`` from offline and online transitions; does not act on it."""
+
+    has_risk = True
+    config: RecoveryRLConfig
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        config: RecoveryRLConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(observation_space, action_space, config, seed=seed, device=device)
+        self.risk_critic = RiskCritic(
+            self.obs_dim, self.act_dim, config.risk, generator=self.init_generator, precision=config.precision
+        ).to(self.device)
+        self.risk_optimizer = self.risk_critic.make_optimizer()
+        self._pretrain_risk = LearnerStep(self._pretrain_from_indices, self.generator, self.device)
+        self._pretrain_task = LearnerStep(super()._learn_from_indices, self.generator, self.device)
+
+    # ------------------------------------------------------------------ acting
+
+    @torch.inference_mode()
+    def risk(self, obs: npt.NDArray[np.float32], action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """``Q_risk`` (N,) of actions (N, act_dim) in states (N, obs_dim), both in the environment's units."""
+        unit_action = torch.from_numpy(self.scaler.to_unit(np.asarray(action, dtype=np.float32))).to(self.device)
+        risk: npt.NDArray[np.float32] = self.risk_critic(self._normalize(obs), unit_action).cpu().numpy()
+        return risk
+
+    # ---------------------------------------------------------------- learning
+
+    def add_offline(self, transitions: Transitions) -> None:
+        """Takes the offline dataset: the risk learner's for good, and the scale of the observations."""
+        if self.config.normalize_obs != "none":
+            self.normalizer.update(np.concatenate([transitions.obs, transitions.next_obs[-1:]]))
+        self.replay.add_offline(self._to_unit(transitions))
+
+    def pretrain(self, steps: int) -> Iterator[Metrics]:
+        """Fits risk critic and recovery policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
+        return self._offline_steps(steps, lambda: self._pretrain_risk(self._risk_indices()))
+
+    def pretrain_task(self, steps: int) -> Iterator[Metrics]:
+        """Fits the task policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
+        return self._offline_steps(steps, lambda: self._pretrain_task(self._task_indices()))
+
+    def _offline_steps(self, steps: int, step: Callable[[], Metrics]) -> Iterator[Metrics]:
+        for _ in range(steps):
+            yield step()
+
+    def _task_indices(self) -> npt.NDArray[np.int64]:
+        source: Source = "all" if self.config.demonstrations else "online"
+        return self.replay.sample_indices(self.config.batch_size, source)
+
+    def _risk_indices(self) -> npt.NDArray[np.int64]:
+        return self.replay.sample_indices(self.config.batch_size, "all", self.config.risk.positive_fraction)
+
+    def _sample_indices(self) -> tuple[npt.NDArray[np.int64], ...]:
+        if not self.config.risk.update_online:
+            return (self._task_indices(),)
+        return self._task_indices(), self._risk_indices()
+
+    def _learn_from_indices(self, task_indices: torch.Tensor, risk_indices: torch.Tensor | None = None) -> Metrics:
+        metrics = super()._learn_from_indices(task_indices)
+        if risk_indices is not None:
+            metrics |= self._update_risk(self.replay.batch(risk_indices))
+        return metrics
+
+    def _pretrain_from_indices(self, indices: torch.Tensor) -> Metrics:
+        return self._update_risk(self.replay.batch(indices), pretraining=True)
+
+    def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
+        obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
+        with torch.no_grad():
+            next_action = self._next_action(next_obs, pretraining)
+        loss = self.risk_critic.loss(obs, batch.action, self.risk_critic.target(batch, next_obs, next_action))
+        self.risk_optimizer.step(loss)
+        self.risk_critic.update_targets()
+        return {"risk/loss": loss.detach()}
+
+    def _next_action(self, next_obs: torch.Tensor, pretraining: bool) -> torch.Tensor:
+        """What will be executed in the next states (B, obs_dim): here what the task policy proposes."""
+        if pretraining and self.config.risk.pretrain_proposal == "uniform":
+            return self._uniform(len(next_obs))
+        return self.actor.sample(next_obs, self._noise(len(next_obs)))[0]
+
+    # ------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``SACAgent``."""
+        return {**super().state_dict(), "safety": self.safety_state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``SACAgent``."""
+        super().load_state_dict(state)
+        self.load_safety_state_dict(state["safety"])
+
+    def policy_state_dict(self) -> dict[str, Any]:
+        """See ``SACAgent``."""
+        return {**super().policy_state_dict(), "risk_critic": self.risk_critic.state_dict()}
+
+    def load_policy_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``SACAgent``."""
+        super().load_policy_state_dict(state)
+        self.risk_critic.load_state_dict(state["risk_critic"])
+
+    def safety_state_dict(self) -> dict[str, Any]:
+        """What pretraining made: risk critic with its optimiser, and the scale of the observations it was trained on."""
+        return {
+            "risk_critic": self.risk_critic.state_dict(),
+            "risk_optimizer": self.risk_optimizer.state_dict(),
+            "normalizer": self.normalizer.state_dict(),
+        }
+
+    def load_safety_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``safety_state_dict``."""
+        self.risk_critic.load_state_dict(state["risk_critic"])
+        self.risk_optimizer.load_state_dict(state["risk_optimizer"])
+        self.normalizer.load_state_dict(state["normalizer"])

@@ -1,0 +1,244 @@
+"""Soft actor-critic: the task policy of every method, and by itself the unconstrained baseline (arXiv 1812.05905)."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from safe_rl.algorithms.learner_step import LearnerStep
+from safe_rl.config import AgentConfig
+from safe_rl.data.replay_buffer import Batch, ReplayBuffer
+from safe_rl.envs.spaces import flat_dim
+from safe_rl.nets.gaussian import TanhGaussianActor
+from safe_rl.nets.mlp import StackedMLP
+from safe_rl.nets.optim import FlatAdam, polyak_update
+from safe_rl.normalization import ActionScaler, ObservationNormalizer
+from safe_rl.switch import Decision, Mode
+from safe_rl.transitions import Transitions
+
+Metrics = dict[str, torch.Tensor]
+
+
+class SACAgent:
+    """Acts, observes and learns with SAC; methods that know risk build on it and change one term.
+
+    The networks see normalised observations and actions in [-1, 1]; the interface speaks the environment's units.
+    """
+
+    has_risk = False
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        config: AgentConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.scaler = ActionScaler(action_space)
+        self.obs_dim, self.act_dim = flat_dim(observation_space), self.scaler.act_dim
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.init_generator = torch.Generator().manual_seed(seed)
+        self.num_observed = 0
+        self.num_updates = 0
+        sac = config.sac
+        shape = {"generator": self.init_generator, "precision": config.precision}
+        self.normalizer = ObservationNormalizer(self.obs_dim).to(self.device)
+        self.actor = TanhGaussianActor(self.obs_dim, self.act_dim, sac.hidden_sizes, **shape).to(self.device)
+        self.critics = StackedMLP(2, self.obs_dim + self.act_dim, sac.hidden_sizes, 1, **shape).to(self.device)
+        self.critic_targets = copy.deepcopy(self.critics).requires_grad_(False)
+        self.actor_optimizer = FlatAdam(self.actor, sac.learning_rate)
+        self.critic_optimizer = FlatAdam(self.critics, sac.learning_rate)
+        self.temperature = Temperature(sac.alpha).to(self.device) if sac.entropy == "auto" else None
+        self.temperature_optimizer = FlatAdam(self.temperature or [], sac.learning_rate)
+        self.target_entropy = -float(self.act_dim) if sac.target_entropy is None else sac.target_entropy
+        self.replay = ReplayBuffer(config.replay_capacity, self.obs_dim, self.act_dim, seed=seed, device=self.device)
+        self._learn = LearnerStep(self._learn_from_indices, self.generator, self.device)
+
+    # ------------------------------------------------------------------ acting
+
+    @torch.inference_mode()
+    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+        """Decides for ``N`` states.
+
+        Args:
+            obs: (N, obs_dim) flat observations in the environment's units.
+            explore: Sample (and begin with uniform actions) as in training, or take the mean.
+        """
+        started = time.perf_counter()
+        task_action = self._propose(self._normalize(obs), explore)
+        action = self.scaler.to_env(task_action.cpu().numpy())
+        return Decision(
+            action=action,
+            task_action=action,
+            risk=np.full(len(obs), np.nan, dtype=np.float32),
+            mode=np.full(len(obs), Mode.TASK, dtype=np.int8),
+            solve_time_sec=time.perf_counter() - started,
+        )
+
+    def _propose(self, obs: torch.Tensor, explore: bool) -> torch.Tensor:
+        """The task policy's actions (N, act_dim) in [-1, 1]."""
+        if not explore:
+            return self.actor.mean_action(obs)
+        if self.num_observed < self.config.start_steps:
+            return self._uniform(len(obs))
+        return self.actor.sample(obs, self._noise(len(obs)))[0]
+
+    # ---------------------------------------------------------------- learning
+
+    def observe(self, transitions: Transitions) -> None:
+        """Stores what happened; the task policy will learn from ``task_action``."""
+        self.num_observed += len(transitions)
+        if self._normalizer_runs:
+            self.normalizer.update(transitions.obs)
+        self.replay.add(self._to_unit(transitions))
+
+    def update(self) -> Metrics:
+        """One gradient step of everything that learns; returns scalar tensors (reading them is left to the logger)."""
+        if self.replay.num_online <= self.config.update_after:
+            return {}
+        self.num_updates += 1
+        return self._learn(*self._sample_indices())
+
+    def _sample_indices(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """The rows that this step learns from."""
+        return (self.replay.sample_indices(self.config.batch_size, "online"),)
+
+    def _learn_from_indices(self, indices: torch.Tensor) -> Metrics:
+        return self._update_task(self.replay.batch(indices))
+
+    def _update_task(self, batch: Batch) -> Metrics:
+        obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
+        critic_loss = self._critic_loss(batch, obs, next_obs)
+        self.critic_optimizer.step(critic_loss)
+
+        action, log_prob = self.actor.sample(obs, self._noise(len(obs)))
+        actor_loss = self._actor_loss(obs, action, log_prob)
+        self.actor_optimizer.step(actor_loss)
+
+        if self.temperature is not None:
+            self.temperature_optimizer.step(self.temperature.loss(log_prob, self.target_entropy))
+        polyak_update(self.critic_targets, self.critics, self.config.sac.tau)
+        return {
+            "train/critic_loss": critic_loss.detach(),
+            "train/actor_loss": actor_loss.detach(),
+            "train/entropy": -log_prob.detach().mean(),
+            "train/alpha": torch.as_tensor(self._alpha),
+        }
+
+    def _critic_loss(self, batch: Batch, obs: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
+        """``sum_i mean (Q_i(s, a_task) - y)^2 / 2`` with ``y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s'))``."""
+        with torch.no_grad():
+            next_action, next_log_prob = self.actor.sample(next_obs, self._noise(len(next_obs)))
+            next_value = self._q(self.critic_targets, next_obs, next_action).amin(0) - self._alpha * next_log_prob
+            target = self._task_reward(batch) + self.config.sac.gamma * (1 - batch.terminated) * next_value
+        q = self._q(self.critics, obs, batch.task_action)
+        return 0.5 * (q - target).square().mean(1).sum()
+
+    def _actor_loss(self, obs: torch.Tensor, action: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
+        """``mean (alpha log pi(a|s) - min_i Q_i(s, a))``; methods that constrain the actor add their term here."""
+        q = self._q(self.critics, obs, action, freeze=True).amin(0)
+        return (self._alpha * log_prob - q).mean()
+
+    def _task_reward(self, batch: Batch) -> torch.Tensor:
+        """The reward (B,) the task critics learn from; methods that penalise it change it here."""
+        return batch.reward * self.config.sac.reward_scale
+
+    @staticmethod
+    def _q(critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor, *, freeze: bool = False) -> torch.Tensor:
+        """``Q_i(s, a)`` (2, B)."""
+        return critics(torch.cat([obs, action], dim=1), freeze=freeze).squeeze(-1)
+
+    @property
+    def _alpha(self) -> torch.Tensor | float:
+        return self.config.sac.alpha if self.temperature is None else self.temperature()
+
+    # ------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed training needs, as nested dictionaries of tensors, arrays and JSON values."""
+        return {
+            "policy": self.policy_state_dict(),
+            "critics": self.critics.state_dict(),
+            "critic_targets": self.critic_targets.state_dict(),
+            "actor_optimizer": self.actor_optimizer.state_dict(),
+            "critic_optimizer": self.critic_optimizer.state_dict(),
+            "temperature": {} if self.temperature is None else self.temperature.state_dict(),
+            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+            "replay": self.replay.state_dict(),
+            "generator": self.generator.get_state(),
+            "counters": {"num_observed": self.num_observed, "num_updates": self.num_updates},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``state_dict``."""
+        self.load_policy_state_dict(state["policy"])
+        self.critics.load_state_dict(state["critics"])
+        self.critic_targets.load_state_dict(state["critic_targets"])
+        self.actor_optimizer.load_state_dict(state["actor_optimizer"])
+        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        if self.temperature is not None:
+            self.temperature.load_state_dict(state["temperature"])
+        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        self.replay.load_state_dict(state["replay"])
+        self.generator.set_state(state["generator"].cpu())
+        self.num_observed, self.num_updates = state["counters"]["num_observed"], state["counters"]["num_updates"]
+
+    def policy_state_dict(self) -> dict[str, Any]:
+        """The part of the state that acting needs."""
+        return {"actor": self.actor.state_dict(), "normalizer": self.normalizer.state_dict()}
+
+    def load_policy_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``policy_state_dict``: enough to act, not to train on."""
+        self.actor.load_state_dict(state["actor"])
+        self.normalizer.load_state_dict(state["normalizer"])
+
+    # ----------------------------------------------------------------- helpers
+
+    @property
+    def _normalizer_runs(self) -> bool:
+        """Without a dataset to learn the scale from, it is learned along the way."""
+        wanted = self.config.normalize_obs
+        return wanted == "running" or (wanted == "dataset" and self.replay.num_offline == 0)
+
+    def _normalize(self, obs: npt.NDArray[np.float32]) -> torch.Tensor:
+        return self.normalizer(torch.from_numpy(np.ascontiguousarray(obs, dtype=np.float32)).to(self.device))
+
+    def _noise(self, rows: int) -> torch.Tensor:
+        return torch.randn((rows, self.act_dim), generator=self.generator, device=self.device)
+
+    def _uniform(self, rows: int) -> torch.Tensor:
+        return 2 * torch.rand((rows, self.act_dim), generator=self.generator, device=self.device) - 1
+
+    def _to_unit(self, transitions: Transitions) -> Transitions:
+        """Scales the actions of ``transitions`` to [-1, 1]."""
+        return transitions.replace(
+            action=self.scaler.to_unit(transitions.action), task_action=self.scaler.to_unit(transitions.task_action)
+        )
+
+
+class Temperature(nn.Module):
+    """The weight ``alpha`` of the entropy, learned in its logarithm so that it stays positive."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
+
+    def forward(self) -> torch.Tensor:
+        """``alpha``, a scalar without gradient."""
+        return self.log_alpha.detach().exp()
+
+    def loss(self, log_prob: torch.Tensor, target_entropy: float) -> torch.Tensor:
+        """``-log_alpha * (log pi + target_entropy)``: alpha rises while the entropy is below its target."""
+        return -self.log_alpha * (log_prob.detach().mean() + target_entropy)

@@ -1,0 +1,107 @@
+"""Checkpoints: tensors in safetensors, the rest in JSON, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from safe_rl.errors import UserError
+from safe_rl.storage import staged_folder, verify_manifest
+
+FORMAT_VERSION = 1
+KEEP = 2
+_NAME = re.compile(r"step_(\d+)")
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Writes ``state`` to ``folder/step_<step>`` and removes all but the newest two checkpoints.
+
+    Args:
+        folder: The run's folder of checkpoints.
+        step: Environment steps so far.
+        state: Nested dictionaries of tensors, arrays and JSON values.
+
+    Raises:
+        UserError: The disk is full; the former checkpoints are kept.
+    """
+    final = folder / f"step_{step:09d}"
+    save_state(final, state)
+    for old in list_checkpoints(folder)[:-KEEP]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Returns the complete checkpoints in ``folder``, the oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def load_newest(folder: Path) -> dict[str, Any]:
+    """Loads the newest checkpoint in ``folder``.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    checkpoints = list_checkpoints(folder)
+    if not checkpoints:
+        raise UserError(f"no checkpoint in {folder}: the run was stopped before its first one, train it again with --overwrite")
+    return load_state(checkpoints[-1])
+
+
+def save_state(final: Path, state: dict[str, Any]) -> None:
+    """Writes nested dictionaries of tensors, arrays and JSON values to the folder ``final``, whole or not at all."""
+    tensors: dict[str, torch.Tensor] = {}
+    values = _split(state, "", tensors)
+    with staged_folder(final) as staging:
+        save_file(tensors, staging / "tensors.safetensors")
+        (staging / "state.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "state": values}))
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Reads what ``save_state`` wrote; arrays come back as tensors.
+
+    Raises:
+        UserError: The folder is missing, damaged, or of a newer version.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no checkpoint at {folder}")
+    verify_manifest(folder)
+    try:
+        content = json.loads((folder / "state.json").read_text())
+        tensors = load_file(folder / "tensors.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"checkpoint {folder} cannot be read ({error}): restore it or train again") from error
+    if content["format_version"] > FORMAT_VERSION:
+        raise UserError(f"checkpoint {folder} is of the newer format {content['format_version']}: update safe_rl")
+    state: dict[str, Any] = _join(content["state"], tensors)
+    return state
+
+
+def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
+    """Moves tensors and arrays out of ``value`` into ``tensors`` and leaves their names behind."""
+    if isinstance(value, dict):
+        return {key: _split(item, f"{path}.{key}" if path else str(key), tensors) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, torch.Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"__tensor__": path}
+    return value
+
+
+def _join(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "__tensor__" in value:
+            return tensors[value["__tensor__"]]
+        return {key: _join(item, tensors) for key, item in value.items()}
+    return value

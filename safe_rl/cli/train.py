@@ -1,0 +1,79 @@
+"""`safe-rl train METHOD`, `safe-rl pretrain` and their flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from safe_rl.cli.console import progress_bar, show
+from safe_rl.cli.parsing import parse
+from safe_rl.config import RunConfig
+from safe_rl.errors import UserError
+from safe_rl.methods import METHODS, get_method
+from safe_rl.presets import PresetName, preset_config
+
+
+def main(argv: list[str]) -> int:
+    """Trains a method.
+
+    Args:
+        argv: The method's name and its flags.
+    """
+    if not argv or argv[0] in ("-h", "--help"):
+        show("usage: safe-rl train METHOD [OPTIONS]\n\nmethods (safe-rl train METHOD --help for their options):")
+        show("\n".join(f"  {name:<16} {method.help}" for name, method in METHODS.items()))
+        return 0
+    if argv[0].startswith("-"):
+        raise UserError(f"name a method before the options: {', '.join(METHODS)}")
+    from safe_rl.training import train
+
+    method = argv[0]
+    arguments = parse_arguments(method, RunConfig, argv[1:], prog=f"safe-rl train {method}")
+    with progress_bar("pretraining", "steps") as pretrain_progress, progress_bar("training", "episodes") as progress:
+        agent = train(method, arguments.run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
+    show(f"{method}: {agent.num_observed} environment steps, run folder {arguments.run.output}")
+    return 0
+
+
+def pretrain_main(argv: list[str]) -> int:
+    """Pretrains the risk critic and the recovery policy of Recovery RL.
+
+    Args:
+        argv: The flags.
+    """
+    from safe_rl.pretraining import PretrainConfig, pretrain_run
+
+    arguments = parse_arguments("recovery-rl", PretrainConfig, argv, prog="safe-rl pretrain")
+    with progress_bar("pretraining", "steps") as progress:
+        metrics = pretrain_run("recovery-rl", arguments.run, arguments.agent, progress)
+    numbers = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+    show(f"pretrained networks in {arguments.run.output} ({numbers or 'nothing was left to do'})")
+    return 0
+
+
+def parse_arguments(method: str, run_type: type[Any], argv: list[str], prog: str) -> Any:
+    """Parses the flags of a run and of a method, on top of the preset for its environment."""
+    config_type = get_method(method).config
+
+    @dataclass
+    class Arguments:
+        run: Annotated[run_type, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        agent: Annotated[config_type, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        preset: PresetName = "tuned"
+        """Settings to start from: the best known for the environment, the paper's, or the bare defaults."""
+
+    Arguments.__doc__ = get_method(method).help
+    agent = preset_config(method, _flag(argv, "--env") or "", _flag(argv, "--preset") or "tuned")
+    return parse(Arguments, argv, prog, default=Arguments(run=tyro.MISSING, agent=agent))
+
+
+def _flag(argv: list[str], name: str) -> str | None:
+    """The value of ``--name VALUE`` or ``--name=VALUE``."""
+    for index, word in enumerate(argv):
+        if word == name and index + 1 < len(argv):
+            return argv[index + 1]
+        if word.startswith(name + "="):
+            return word[len(name) + 1 :]
+    return None

@@ -1,0 +1,215 @@
+"""The settings of agents and training. Field names are the command line's flags, field docstrings its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from safe_rl.errors import UserError
+from safe_rl.normalization import NormalizeObs
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def _require(condition: bool, section: str, name: str, value: object, need: str) -> None:
+    if not condition:
+        flag = f"{section}.{name}" if section else name
+        raise UserError(f"--{flag.replace('_', '-')} is {value}: it must be {need}")
+
+
+@dataclass
+class SACConfig:
+    """Soft actor-critic, the task policy (arXiv 1812.05905)."""
+
+    learning_rate: float = 3e-4
+    """Adam step size of actor, critics and temperature."""
+    gamma: float = 0.99
+    """Discount of the reward."""
+    tau: float = 0.005
+    """Share of the critics that their targets take over at each step."""
+    entropy: Literal["fixed", "auto"] = "fixed"
+    """Hold the temperature at alpha, or tune it so that the policy keeps target_entropy."""
+    alpha: float = 0.2
+    """Temperature: weight of the entropy against the reward (its start value where entropy is auto)."""
+    target_entropy: float | None = None
+    """Entropy to keep, in nats (default: minus the number of action components)."""
+    reward_scale: float = 1.0
+    """Factor on the reward before it reaches the critics."""
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        _require(self.learning_rate > 0, "sac", "learning_rate", self.learning_rate, "positive")
+        _require(0 <= self.gamma <= 1, "sac", "gamma", self.gamma, "between 0 and 1")
+        _require(0 < self.tau <= 1, "sac", "tau", self.tau, "above 0 and at most 1")
+        _require(self.alpha >= 0, "sac", "alpha", self.alpha, "at least 0")
+        _require(self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto")
+        _require(self.reward_scale > 0, "sac", "reward_scale", self.reward_scale, "positive")
+        _require(all(size > 0 for size in self.hidden_sizes), "sac", "hidden_sizes", self.hidden_sizes, "positive widths")
+
+
+@dataclass
+class RiskConfig:
+    """The risk critic Q_risk and the switch that asks it (Recovery RL, arXiv 2010.15920)."""
+
+    gamma_risk: float = 0.8
+    """Discount of future violations: how far ahead the critic looks, about 1 / (1 - gamma_risk) steps."""
+    eps_risk: float = 0.3
+    """Risk above which the recovery policy takes over."""
+    tau: float = 0.0002
+    """Share of the critics that their targets take over at each step."""
+    learning_rate: float = 3e-4
+    """Adam step size of the critics."""
+    num_critics: int = 2
+    """Size of the ensemble; its largest value counts (pessimism)."""
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers."""
+    loss: Literal["mse", "cross-entropy"] = "mse"
+    """Squared error as in the paper, or cross-entropy against the bootstrapped probability."""
+    backup: Literal["composite", "task"] = "composite"
+    """Whose next action the target follows: the switch between task and recovery (the paper), or the task policy alone (the authors' code)."""
+    pretrain_proposal: Literal["policy", "uniform"] = "policy"
+    """What proposes the next action while pretraining, when no task policy is trained yet: the fresh policy or uniform actions."""
+    positive_fraction: float | None = None
+    """Share of violating transitions in each risk batch (default: as they come)."""
+    recovery_must_help: bool = False
+    """Hand over only where the recovery action is less risky than the proposed one."""
+    pretrain_steps: int = 10_000
+    """Gradient steps on the offline data before training; 0 for the ablation without pretraining."""
+    update_online: bool = True
+    """Go on updating risk critic and recovery policy while training."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        _require(0 <= self.gamma_risk < 1, "risk", "gamma_risk", self.gamma_risk, "at least 0 and below 1")
+        _require(0 <= self.eps_risk <= 1, "risk", "eps_risk", self.eps_risk, "between 0 and 1")
+        _require(0 < self.tau <= 1, "risk", "tau", self.tau, "above 0 and at most 1")
+        _require(self.learning_rate > 0, "risk", "learning_rate", self.learning_rate, "positive")
+        _require(self.num_critics >= 1, "risk", "num_critics", self.num_critics, "at least 1")
+        fraction = self.positive_fraction
+        _require(fraction is None or 0 < fraction < 1, "risk", "positive_fraction", fraction, "between 0 and 1")
+        _require(self.pretrain_steps >= 0, "risk", "pretrain_steps", self.pretrain_steps, "at least 0")
+
+
+@dataclass
+class RecoveryConfig:
+    """The recovery policy."""
+
+    kind: Literal["model-free", "q-sampling"] = "model-free"
+    """A policy trained to minimise Q_risk, or the least risky of uniformly sampled actions."""
+    learning_rate: float = 3e-4
+    """Adam step size of the model-free policy."""
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of the model-free policy."""
+    explore: bool = True
+    """Sample the model-free recovery action with its learned noise while training, instead of taking its mean."""
+    num_samples: int = 1000
+    """Actions that q-sampling draws for a decision."""
+    num_backup_samples: int = 16
+    """Actions that q-sampling draws for each next state of a batch."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        _require(self.num_samples >= 1, "recovery", "num_samples", self.num_samples, "at least 1")
+        _require(self.num_backup_samples >= 1, "recovery", "num_backup_samples", self.num_backup_samples, "at least 1")
+
+
+@dataclass
+class AgentConfig:
+    """What every agent has."""
+
+    batch_size: int = 256
+    """Transitions in a gradient step."""
+    replay_capacity: int = 1_000_000
+    """Online transitions kept."""
+    start_steps: int = 100
+    """Uniformly random task actions at the beginning of training (the switch watches them too)."""
+    update_after: int = 0
+    """Environment steps before the first task update; at least one batch's worth of different states helps."""
+    normalize_obs: NormalizeObs = "dataset"
+    """Scale observations by the statistics of the dataset, by running ones, or not."""
+    precision: Precision = "float32"
+    """Precision of the hidden layers' matrix products; weights stay in float32."""
+    sac: SACConfig = field(default_factory=SACConfig)
+    """Task policy."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        _require(self.batch_size >= 1, "agent", "batch_size", self.batch_size, "at least 1")
+        _require(self.replay_capacity >= 1, "agent", "replay_capacity", self.replay_capacity, "at least 1")
+        _require(self.start_steps >= 0, "agent", "start_steps", self.start_steps, "at least 0")
+
+
+@dataclass
+class UnconstrainedConfig(AgentConfig):
+    """SAC on the reward alone: what happens without a shield."""
+
+
+@dataclass
+class RecoveryRLConfig(AgentConfig):
+    """Recovery RL (arXiv 2010.15920)."""
+
+    risk: RiskConfig = field(default_factory=RiskConfig)
+    """Risk critic and switch."""
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    """Recovery policy."""
+    relabel_actions: bool = True
+    """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
+    demonstrations: bool = False
+    """Train the task policy on the offline transitions too."""
+    task_pretrain_steps: int = 0
+    """Gradient steps of the task policy on the offline transitions before training (needs demonstrations)."""
+
+
+@dataclass
+class RunConfig:
+    """Where a run happens, for how long, and what it writes."""
+
+    env: str
+    """Environment: a registered id or package.module:factory."""
+    output: Path
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of everything random."""
+    cost_key: str = "cost"
+    """Entry of info that is the constraint."""
+    dataset: Path | None = None
+    """Offline dataset."""
+    pretrained: Path | None = None
+    """Run folder of safe-rl pretrain whose risk critic and recovery policy to start from."""
+    episodes: int = 300
+    """Training episodes."""
+    resume: bool = False
+    """Go on with the run in the output folder."""
+    overwrite: bool = False
+    """Replace the run in the output folder."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    threads: int = 1
+    """CPU threads; networks this small gain nothing from more."""
+    num_envs: int = 1
+    """Environments stepped side by side."""
+    updates_per_step: float = 1.0
+    """Gradient steps for each environment step."""
+    eval_every: int = 0
+    """Training episodes between evaluations; 0 for none."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation, apart from the training ones."""
+    checkpoint_every: int = 25
+    """Training episodes between checkpoints."""
+    log_every: int = 200
+    """Environment steps between rows of metrics."""
+    stop_at_success_rate: float | None = None
+    """Stop early once this share of the last 50 episodes succeeded without a violation."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        _require(self.episodes >= 1, "", "episodes", self.episodes, "at least 1")
+        _require(self.num_envs >= 1, "", "num_envs", self.num_envs, "at least 1")
+        _require(self.updates_per_step >= 0, "", "updates_per_step", self.updates_per_step, "at least 0")
+        _require(self.eval_every >= 0, "", "eval_every", self.eval_every, "at least 0")
+        _require(self.checkpoint_every >= 1, "", "checkpoint_every", self.checkpoint_every, "at least 1")
+        _require(self.log_every >= 1, "", "log_every", self.log_every, "at least 1")
+        _require(not (self.resume and self.overwrite), "", "overwrite", True, "off when --resume is given")

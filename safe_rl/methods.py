@@ -1,0 +1,93 @@
+"""The methods that `safe-rl train` knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
+from safe_rl.algorithms.sac import SACAgent
+from safe_rl.config import AgentConfig, RecoveryRLConfig, UnconstrainedConfig
+from safe_rl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Method:
+    """An agent and the settings it takes."""
+
+    agent: type[SACAgent]
+    config: type[AgentConfig]
+    help: str
+
+
+METHODS: dict[str, Method] = {
+    "recovery-rl": Method(RecoveryRLAgent, RecoveryRLConfig, "task policy with a recovery policy and a switch on learned risk"),
+    "unconstrained": Method(SACAgent, UnconstrainedConfig, "soft actor-critic on the reward alone"),
+}
+
+
+def get_method(name: str) -> Method:
+    """Looks a method up.
+
+    Raises:
+        UserError: There is none of that name.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(METHODS)}"
+        raise UserError(f"no method {name!r}: {hint}")
+    return METHODS[name]
+
+
+def make_agent(
+    name: str,
+    config: AgentConfig,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    *,
+    seed: int,
+    device: str = "cpu",
+) -> SACAgent:
+    """Builds the agent of a method.
+
+    Raises:
+        UserError: The method is unknown, cannot serve these spaces, or the device is missing.
+    """
+    return get_method(name).agent(observation_space, action_space, config, seed=seed, device=resolve_device(device))
+
+
+def resolve_device(device: str) -> str:
+    """Turns ``auto`` into a device that is there.
+
+    Raises:
+        UserError: The device does not exist here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"--device is {device}: choose cpu, cuda or auto")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but PyTorch sees no GPU: choose cpu, or install a CUDA build of torch and a driver")
+    return device
+
+
+def config_from_dict(config_type: type[Any], values: dict[str, Any]) -> Any:
+    """Builds a config from the JSON of a run, nested sections included; keys of other configs are passed over."""
+    types = typing.get_type_hints(config_type)
+    arguments = {}
+    for field in dataclasses.fields(config_type):
+        if field.name not in values:
+            continue
+        value = values[field.name]
+        if dataclasses.is_dataclass(types[field.name]):
+            value = config_from_dict(typing.cast(type, types[field.name]), value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[field.name] = value
+    return config_type(**arguments)

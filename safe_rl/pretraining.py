@@ -1,0 +1,166 @@
+"""Fits risk critic and recovery policy to offline data, before any task learning."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safe_rl.algorithms.risk_aware import RiskAwareAgent
+from safe_rl.algorithms.sac import Metrics, SACAgent
+from safe_rl.checkpoint import load_state, save_state
+from safe_rl.config import AgentConfig
+from safe_rl.data.dataset import OfflineDataset
+from safe_rl.envs.factory import CostEnv, make_env
+from safe_rl.errors import UserError
+from safe_rl.methods import make_agent
+from safe_rl.runner import Interrupt, Progress
+from safe_rl.runs import prepare_run_folder
+
+PRETRAINED = "pretrained"
+"""Folder of the pretrained networks within a run folder."""
+PARTIAL = "pretraining"
+"""Folder of an unfinished pretraining within a run folder."""
+SAVE_EVERY = 2_500
+"""Gradient steps between saves of an unfinished pretraining."""
+
+
+@dataclass
+class PretrainConfig:
+    """Where a pretraining happens and what it reads."""
+
+    env: str
+    """Environment: a registered id or package.module:factory."""
+    dataset: Path
+    """Offline dataset."""
+    output: Path
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of everything random."""
+    cost_key: str = "cost"
+    """Entry of info that is the constraint."""
+    resume: bool = False
+    """Go on with the pretraining in the output folder."""
+    overwrite: bool = False
+    """Replace the run in the output folder."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    threads: int = 1
+    """CPU threads; networks this small gain nothing from more."""
+
+
+def pretrain_run(
+    method: str, config: PretrainConfig, agent_config: AgentConfig, progress: Progress | None = None
+) -> dict[str, float]:
+    """`safe-rl pretrain` as a function: writes a run folder that ``train`` takes as ``pretrained``.
+
+    Returns:
+        The metrics of the last gradient step.
+
+    Raises:
+        UserError: Something is missing, damaged or does not fit; nothing was changed.
+        KeyboardInterrupt: Ctrl-C; the state was saved, and ``resume`` goes on.
+    """
+    torch.set_num_threads(config.threads)
+    env = make_env(config.env, cost_key=config.cost_key)
+    agent = require_risk_aware(
+        make_agent(method, agent_config, env.observation_space, env.action_space, seed=config.seed, device=config.device),
+        method,
+    )
+    dataset = open_dataset(config.dataset, env, config.cost_key)
+    env.close()
+    settings = {"method": method, **dataclasses.asdict(config), **dataclasses.asdict(agent_config)}
+    prepare_run_folder(config.output, settings, resume=config.resume, overwrite=config.overwrite)
+    agent.add_offline(dataset.transitions())
+    metrics = pretrain_safety(agent, config.output, progress)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def open_dataset(path: Path, env: CostEnv, cost_key: str) -> OfflineDataset:
+    """Opens a dataset that a risk critic for ``env`` can learn from.
+
+    Raises:
+        UserError: It is missing, damaged, made for other spaces, or unfit to learn risk from.
+    """
+    dataset = OfflineDataset.open(path, cost_key=cost_key)
+    dataset.check_compatible(env)
+    dataset.validate_for_training()
+    return dataset
+
+
+def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None = None) -> Metrics:
+    """Fits risk critic and recovery policy to the agent's offline transitions and saves them in the folder ``run``.
+
+    A pretraining that was cut goes on from its last saved step; one that was finished is loaded.
+
+    Returns:
+        The metrics of the last gradient step.
+    """
+    if (run / PRETRAINED).is_dir():
+        load_pretrained(agent, run)
+        return {}
+    partial = run / PARTIAL
+    done, total = 0, agent.config.risk.pretrain_steps
+    if partial.is_dir():
+        state = load_state(partial)
+        agent.load_state_dict(state["agent"])
+        done = state["done"]
+    metrics: Metrics = {}
+    with Interrupt() as interrupt:
+        for metrics in agent.pretrain(total - done):
+            done += 1
+            if interrupt.requested or done % SAVE_EVERY == 0:
+                save_state(partial, {"agent": agent.state_dict(), "done": done})
+            interrupt.raise_if_requested()
+            if progress is not None:
+                progress(done, total, "risk critic and recovery policy")
+    save_state(run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent)})
+    shutil.rmtree(partial, ignore_errors=True)
+    return metrics
+
+
+def load_pretrained(agent: RiskAwareAgent, run: Path) -> None:
+    """Loads the networks that a run has pretrained.
+
+    Raises:
+        UserError: The run has none, they are damaged, or were trained with other spaces or settings.
+    """
+    folder = run / PRETRAINED
+    if not folder.is_dir():
+        raise UserError(f"{run} holds no pretrained networks: make them with safe-rl pretrain --output {run}")
+    state = load_state(folder)
+    for name, value in _settings(agent).items():
+        saved = state["settings"].get(name)
+        if saved != value:
+            raise UserError(f"{run} was pretrained with {name} = {saved}, not {value}: pretrain again or set it to {saved}")
+    agent.load_safety_state_dict(state["safety"])
+
+
+def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
+    """What must be the same for pretrained networks to fit and to mean the same."""
+    risk, recovery = agent.config.risk, agent.config.recovery
+    return {
+        "obs_dim": agent.obs_dim,
+        "act_dim": agent.act_dim,
+        "risk.gamma_risk": risk.gamma_risk,
+        "risk.num_critics": risk.num_critics,
+        "risk.hidden_sizes": list(risk.hidden_sizes),
+        "recovery.kind": recovery.kind,
+        "recovery.hidden_sizes": list(recovery.hidden_sizes),
+        "normalize_obs": agent.config.normalize_obs,
+    }
+
+
+def require_risk_aware(agent: SACAgent, method: str) -> RiskAwareAgent:
+    """Narrows the type of an agent.
+
+    Raises:
+        UserError: The method knows no risk.
+    """
+    if not isinstance(agent, RiskAwareAgent):
+        raise UserError(f"method {method!r} has no risk critic to pretrain")
+    return agent

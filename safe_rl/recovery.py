@@ -1,0 +1,115 @@
+"""Recovery policies: what rescues the robot once the proposed action is too risky."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from safe_rl.config import Precision, RecoveryConfig
+from safe_rl.nets.gaussian import DeterministicActor
+from safe_rl.nets.optim import FlatAdam
+from safe_rl.risk import RiskCritic
+
+
+class RecoveryPolicy(Protocol):
+    """Proposes the action that keeps the robot safe; all actions are in [-1, 1]."""
+
+    def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
+        """Returns actions (B, act_dim) for normalised observations (B, obs_dim); ``explore`` allows sampling."""
+        ...
+
+    def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Returns what would be executed in the next states (B, obs_dim) of a batch, for the composite backup."""
+        ...
+
+    def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Learns from the states (B, obs_dim) of a risk batch; returns its metrics."""
+        ...
+
+
+class ModelFreeRecovery(nn.Module):
+    """Minimises ``Q_risk(s, pi_rec(s))`` by following the critic's gradient (arXiv 2010.15920, section IV-A; DDPG-like)."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        config: RecoveryConfig,
+        risk: RiskCritic,
+        *,
+        generator: torch.Generator,
+        precision: Precision = "float32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.act_dim = act_dim
+        self.actor = DeterministicActor(
+            obs_dim, act_dim, config.hidden_sizes, generator=generator, precision=precision
+        ).to(device)
+        self.optimizer = FlatAdam(self.actor, config.learning_rate)
+        self._risk = (risk,)  # in a tuple, so that its parameters are not counted among this module's
+
+    def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
+        """See ``RecoveryPolicy``."""
+        if explore and self.config.explore:
+            return self.actor.sample(obs, self._noise(obs, generator))
+        return self.actor.mean_action(obs)
+
+    def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """See ``RecoveryPolicy``."""
+        return self.act(obs, generator, explore=True)
+
+    def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """One gradient step on ``mean Q_risk(s, pi_rec(s))``."""
+        loss = self._risk[0](obs, self.actor.sample(obs, self._noise(obs, generator)), freeze=True).mean()
+        self.optimizer.step(loss)
+        return {"recovery/risk": loss.detach()}
+
+    def training_state_dict(self) -> dict[str, Any]:
+        """Parameters and optimiser."""
+        return {"module": self.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_training_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``training_state_dict``."""
+        self.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _noise(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn((len(obs), self.act_dim), generator=generator, device=obs.device)
+
+
+class QSamplingRecovery(nn.Module):
+    """Takes the least risky of uniformly sampled actions; learns nothing of its own (arXiv 2010.15920, section IV)."""
+
+    def __init__(self, act_dim: int, config: RecoveryConfig, risk: RiskCritic) -> None:
+        super().__init__()
+        self.config = config
+        self.act_dim = act_dim
+        self._risk = (risk,)
+
+    def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
+        """See ``RecoveryPolicy``; the candidates are random either way."""
+        return self._least_risky(obs, self.config.num_samples, generator)
+
+    def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """See ``RecoveryPolicy``; fewer candidates, since a batch asks for hundreds of states."""
+        return self._least_risky(obs, self.config.num_backup_samples, generator)
+
+    def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Nothing to learn."""
+        return {}
+
+    def training_state_dict(self) -> dict[str, Any]:
+        """Nothing to save."""
+        return {}
+
+    def load_training_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+    def _least_risky(self, obs: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+        candidates = 2 * torch.rand((len(obs), num_samples, self.act_dim), generator=generator, device=obs.device) - 1
+        risk = self._risk[0](obs.repeat_interleave(num_samples, dim=0), candidates.flatten(0, 1)).view(len(obs), num_samples)
+        return candidates[torch.arange(len(obs), device=obs.device), risk.argmin(1)]

@@ -1,0 +1,70 @@
+"""What a run writes while it goes: episodes.csv, metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import astuple
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from safe_rl.rollout import EpisodeRecord
+
+
+class RunLog:
+    """Appends to the logs of a run folder; on resuming it first forgets what came after the checkpoint."""
+
+    def __init__(self, folder: Path, *, episodes_done: int = 0, steps_done: int = 0) -> None:
+        """Opens the logs of ``folder``, cut back to ``episodes_done`` episodes and ``steps_done`` environment steps."""
+        _keep_lines(folder / "episodes.csv", episodes_done + 1)
+        _keep_metrics(folder / "metrics.jsonl", steps_done)
+        self._episodes: IO[str] = (folder / "episodes.csv").open("a", newline="")
+        self._rows = csv.writer(self._episodes)
+        if self._episodes.tell() == 0:
+            self._rows.writerow(EpisodeRecord.columns())
+        self._metrics: IO[str] = (folder / "metrics.jsonl").open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done)
+        self.flush()
+
+    def episode(self, record: EpisodeRecord, step: int) -> None:
+        """Writes a finished episode; ``step`` is the number of environment steps so far."""
+        self._rows.writerow(astuple(record))
+        self._episodes.flush()
+        for name in ("return_", "steps", "success", "violation", "recovery_steps"):
+            self._board.add_scalar(f"rollout/{name.rstrip('_')}", getattr(record, name), step)
+
+    def metrics(self, step: int, episode: int, values: dict[str, float | torch.Tensor]) -> None:
+        """Writes a row of metrics; values that are not finite become null."""
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._metrics.write(json.dumps({"step": step, "episode": episode, **finite}) + "\n")
+        self._metrics.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hands everything to the operating system."""
+        self._episodes.flush()
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._episodes.close()
+        self._metrics.close()
+        self._board.close()
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:count]))
+
+
+def _keep_metrics(path: Path, steps_done: int) -> None:
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= steps_done))

@@ -1,0 +1,238 @@
+"""The training loop: act, step, observe, update; log, evaluate and save on the way."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from safe_rl.checkpoint import save_checkpoint
+from safe_rl.config import RunConfig
+from safe_rl.envs.factory import CostEnv
+from safe_rl.errors import EnvironmentFault
+from safe_rl.evaluation import evaluate
+from safe_rl.rollout import EpisodeRecord, Rollout
+from safe_rl.run_log import RunLog
+from safe_rl.switch import Decision, Mode
+from safe_rl.transitions import Transitions
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""``progress(done, total, status)``; called often."""
+EpisodeCallback = Callable[["Runner", EpisodeRecord], bool | None]
+"""Called after each training episode; returning True ends the training."""
+
+
+class Agent(Protocol):
+    """What the runner needs of a method."""
+
+    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+        """Decides for ``N`` flat observations."""
+        ...
+
+    def observe(self, transitions: Transitions) -> None:
+        """Takes what happened."""
+        ...
+
+    def update(self) -> dict[str, torch.Tensor]:
+        """Takes one gradient step; returns scalar metrics."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``state_dict``."""
+        ...
+
+
+class Interrupt:
+    """Turns Ctrl-C (and SIGTERM) into a request that the loop honours between two steps; a second one is immediate."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def raise_if_requested(self) -> None:
+        """Raises ``KeyboardInterrupt`` where one was asked for."""
+        if self.requested:
+            raise KeyboardInterrupt
+
+
+class Runner:
+    """Trains an agent in its environments until the wanted number of episodes is reached."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        envs: list[CostEnv],
+        config: RunConfig,
+        *,
+        make_eval_env: Callable[[], CostEnv],
+        callbacks: Iterable[EpisodeCallback] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        self.agent = agent
+        self.config = config
+        self.rollout = Rollout(envs, config.seed)
+        self.make_eval_env = make_eval_env
+        self.callbacks = list(callbacks)
+        self.progress = progress or (lambda done, total, status: None)
+        self.num_steps = 0
+        self.num_successes = self.num_violations = 0
+        self.recent: deque[EpisodeRecord] = deque(maxlen=50)
+        self._update_credit = 0.0
+        self._time_before = 0.0
+        self._started = time.perf_counter()
+        self._since_log = _StepStatistics()
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.config.output / "checkpoints"
+
+    def elapsed_sec(self) -> float:
+        """Training time so far, earlier sessions included."""
+        return self._time_before + time.perf_counter() - self._started
+
+    def run(self) -> None:
+        """Trains; saves at the end, on Ctrl-C and when the environment fails.
+
+        Raises:
+            EnvironmentFault: The environment failed; the state was saved.
+            KeyboardInterrupt: The user asked to stop; the state was saved.
+        """
+        log = RunLog(self.config.output, episodes_done=self.rollout.num_finished, steps_done=self.num_steps)
+        try:
+            with Interrupt() as interrupt:
+                while self.rollout.num_finished < self.config.episodes:
+                    interrupt.raise_if_requested()
+                    if self._step(log):
+                        break
+            self.save()
+        except (EnvironmentFault, KeyboardInterrupt):
+            self.save()
+            raise
+        finally:
+            log.close()
+            self.rollout.close()
+
+    def _step(self, log: RunLog) -> bool:
+        """One step of every environment and the learning due for it; returns whether a callback ends the training."""
+        decision = self.agent.act(self.rollout.obs, explore=True)
+        transitions, records = self.rollout.step(decision, self.elapsed_sec)
+        self.agent.observe(transitions)
+        self.num_steps += len(transitions)
+        self._since_log.add(decision)
+        self._update_credit += self.config.updates_per_step * len(transitions)
+        metrics: dict[str, Any] = {}
+        while self._update_credit >= 1.0:
+            self._update_credit -= 1.0
+            metrics = self.agent.update()
+        if self.num_steps // self.config.log_every != (self.num_steps - len(transitions)) // self.config.log_every:
+            self._log_metrics(log, metrics)
+        return any([self._finish_episode(record, log) for record in records])
+
+    def _finish_episode(self, record: EpisodeRecord, log: RunLog) -> bool:
+        self.num_successes += record.success
+        self.num_violations += record.violation
+        self.recent.append(record)
+        log.episode(record, self.num_steps)
+        status = f"{self.num_successes} successes, {self.num_violations} violations"
+        self.progress(self.rollout.num_finished, self.config.episodes, status)
+        if self.config.eval_every and self.rollout.num_finished % self.config.eval_every == 0:
+            self._evaluate(log)
+        if self.rollout.num_finished % self.config.checkpoint_every == 0:
+            self.save()
+        return any([bool(callback(self, record)) for callback in self.callbacks])
+
+    def _log_metrics(self, log: RunLog, metrics: dict[str, Any]) -> None:
+        seconds = self.elapsed_sec()
+        recent = {
+            "rollout/return_mean": np.mean([record.return_ for record in self.recent]) if self.recent else np.nan,
+            "rollout/success_rate": np.mean([record.success for record in self.recent]) if self.recent else np.nan,
+            "safety/violation_rate": np.mean([record.violation for record in self.recent]) if self.recent else np.nan,
+            "time/steps_per_sec": self.num_steps / max(seconds, 1e-9),
+            "time/elapsed_sec": seconds,
+        }
+        log.metrics(self.num_steps, self.rollout.num_finished, {**metrics, **self._since_log.summary(), **recent})
+        self._since_log = _StepStatistics()
+
+    def _evaluate(self, log: RunLog) -> None:
+        env = self.make_eval_env()
+        try:
+            result = evaluate(self.agent, env, self.config.eval_episodes, seed=self.config.seed)
+        finally:
+            env.close()
+        log.metrics(self.num_steps, self.rollout.num_finished, {f"eval/{k}": v for k, v in result.summary().items()})
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        save_checkpoint(self.checkpoints, self.num_steps, {"agent": self.agent.state_dict(), "runner": self.state_dict()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loop's own state."""
+        return {
+            "num_steps": self.num_steps,
+            "num_successes": self.num_successes,
+            "num_violations": self.num_violations,
+            "update_credit": self._update_credit,
+            "elapsed_sec": self.elapsed_sec(),
+            "recent": [vars(record) for record in self.recent],
+            "since_log": vars(self._since_log),
+            "rollout": self.rollout.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores ``state_dict``."""
+        self.num_steps = state["num_steps"]
+        self.num_successes, self.num_violations = state["num_successes"], state["num_violations"]
+        self._update_credit = state["update_credit"]
+        self._time_before = state["elapsed_sec"]
+        self.recent.extend(EpisodeRecord(**record) for record in state["recent"])
+        self._since_log = _StepStatistics(**state["since_log"])
+        self.rollout.load_state_dict(state["rollout"])
+
+
+class _StepStatistics:
+    """What happened since the last row of metrics."""
+
+    def __init__(self, steps: int = 0, recovery_steps: int = 0, risk_sum: float = 0.0) -> None:
+        self.steps, self.recovery_steps, self.risk_sum = steps, recovery_steps, risk_sum
+
+    def add(self, decision: Decision) -> None:
+        self.steps += len(decision.mode)
+        self.recovery_steps += int((decision.mode == Mode.RECOVERY).sum())
+        self.risk_sum += float(decision.risk.sum())
+
+    def summary(self) -> dict[str, float]:
+        if np.isnan(self.risk_sum):
+            return {}
+        return {"safety/recovery_share": self.recovery_steps / self.steps, "safety/mean_risk": self.risk_sum / self.steps}

@@ -1,0 +1,199 @@
+"""Run folders: made, recognised, opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safe_rl.algorithms.sac import SACAgent
+from safe_rl.checkpoint import load_newest
+from safe_rl.config import AgentConfig
+from safe_rl.envs.factory import CostEnv, make_env
+from safe_rl.errors import UserError
+from safe_rl.methods import config_from_dict, get_method, make_agent
+
+CONFIG = "config.json"
+VERSIONS = "versions.json"
+FREE_TO_CHANGE = {"episodes", "resume", "overwrite", "output", "device", "checkpoint_every", "dataset", "pretrained"}
+"""Settings that a resumed run may have other values of; the replay's size and the hashes guard the dataset."""
+REPORTED_LIBRARIES = ("torch", "numpy", "gymnasium", "minari", "pybullet", "safetensors")
+
+
+def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    """Makes a run folder, or checks that the one there may be gone on with.
+
+    Args:
+        folder: The run folder.
+        config: The resolved settings, as JSON values and paths.
+        resume: Go on with the run there.
+        overwrite: Replace the run there.
+
+    Raises:
+        UserError: There is a run already and neither was asked for, there is none to resume, or its settings differ.
+    """
+    config = json.loads(json.dumps(config, default=str))
+    exists = (folder / CONFIG).is_file()
+    if exists and resume:
+        _require_same_settings(folder, read_config(folder), config)
+        return
+    if exists and not overwrite:
+        raise UserError(f"{folder} already holds a run: go on with --resume, replace it with --overwrite, or choose another --output")
+    if resume:
+        raise UserError(f"{folder} holds no run to resume: leave --resume out to start one")
+    if folder.is_dir() and any(folder.iterdir()) and not exists:
+        raise UserError(f"{folder} holds other files and no run: choose another --output")
+    if exists:
+        shutil.rmtree(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / VERSIONS).write_text(json.dumps(versions(), indent=2))
+        (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def _require_same_settings(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    saved, wanted = flat_settings(saved), flat_settings(wanted)
+    for name in sorted(saved.keys() | wanted.keys()):
+        if name not in FREE_TO_CHANGE and saved.get(name) != wanted.get(name):
+            raise UserError(
+                f"{folder} was started with {name} = {saved.get(name)}, not {wanted.get(name)}: "
+                "resume with the same settings, or choose another --output"
+            )
+
+
+def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turns nested sections into dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= flat_settings(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def versions() -> dict[str, Any]:
+    """What this run was made with: libraries, Python, platform, git revision and the command line."""
+    libraries = {}
+    for name in REPORTED_LIBRARIES:
+        try:
+            libraries[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": libraries,
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of the installed source, with a mark where files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads the resolved settings of a run.
+
+    Raises:
+        UserError: The folder is missing, no run, or its settings are damaged.
+    """
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise UserError(f"no run at {folder}: the folder does not exist")
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder: it has no {CONFIG}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+        config["method"], config["env"], config["seed"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: restore it, or train again with --overwrite") from error
+    return config
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was opened."""
+
+    path: Path
+    config: dict[str, Any]
+    """The resolved settings."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.config["method"])
+
+    @property
+    def env_id(self) -> str:
+        """Name of the environment."""
+        return str(self.config["env"])
+
+    @property
+    def cost_key(self) -> str:
+        """The entry of ``info`` that is the constraint."""
+        return str(self.config.get("cost_key", "cost"))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self.config["seed"])
+
+    def agent_config(self) -> AgentConfig:
+        """The method's settings."""
+        config: AgentConfig = config_from_dict(get_method(self.method).config, self.config)
+        return config
+
+    def make_env(self, render_mode: str | None = None) -> CostEnv:
+        """Makes the run's environment."""
+        return make_env(self.env_id, cost_key=self.cost_key, render_mode=render_mode)
+
+    def make_agent(self, device: str = "cpu") -> SACAgent:
+        """Loads the newest checkpoint's policy: an agent that can act.
+
+        Raises:
+            UserError: There is no checkpoint, it is damaged, or does not fit the environment.
+        """
+        env = self.make_env()
+        # The replay is the training's; an agent that acts needs none.
+        config = dataclasses.replace(self.agent_config(), replay_capacity=1)
+        agent = make_agent(
+            self.method, config, env.observation_space, env.action_space, seed=self.seed, device=device
+        )
+        env.close()
+        state = load_newest(self.path / "checkpoints")
+        try:
+            agent.load_policy_state_dict(state["agent"]["policy"])
+        except (KeyError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint of {self.path} does not fit {self.env_id} as it is now: {' '.join(str(error).split())[:200]}"
+            ) from error
+        agent.num_observed = state["agent"]["counters"]["num_observed"]
+        return agent
+
+
+def load_run(path: Path | str) -> Run:
+    """Opens a run folder.
+
+    Raises:
+        UserError: It is missing, damaged, or no run.
+    """
+    return Run(Path(path), read_config(Path(path)))

@@ -1,0 +1,108 @@
+"""`safe-rl train` as a function."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+from safe_rl.algorithms.risk_aware import RiskAwareAgent
+from safe_rl.algorithms.sac import SACAgent
+from safe_rl.checkpoint import list_checkpoints, load_newest
+from safe_rl.config import AgentConfig, RunConfig
+from safe_rl.data.dataset import OfflineDataset
+from safe_rl.envs.factory import CostEnv, make_env
+from safe_rl.errors import UserError
+from safe_rl.methods import make_agent
+from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety
+from safe_rl.rollout import EpisodeRecord
+from safe_rl.runner import EpisodeCallback, Progress, Runner
+from safe_rl.runs import prepare_run_folder
+
+
+def train(
+    method: str,
+    run: RunConfig,
+    agent_config: AgentConfig,
+    *,
+    callbacks: Iterable[EpisodeCallback] = (),
+    progress: Progress | None = None,
+    pretrain_progress: Progress | None = None,
+) -> SACAgent:
+    """Trains an agent and writes its run folder.
+
+    Args:
+        method: A name of ``safe_rl.methods.METHODS``.
+        run: Where, how long, what is written.
+        agent_config: The method's settings.
+        callbacks: Called after each training episode.
+        progress: Told of the training's progress, in episodes.
+        pretrain_progress: Told of the pretraining's progress, in gradient steps.
+
+    Returns:
+        The trained agent.
+
+    Raises:
+        UserError: Something is missing, damaged or does not fit; nothing was changed.
+        EnvironmentFault: The environment failed; the state was saved, and ``resume`` goes on.
+        KeyboardInterrupt: Ctrl-C; likewise.
+    """
+    torch.set_num_threads(run.threads)
+    envs = [make_env(run.env, cost_key=run.cost_key) for _ in range(run.num_envs)]
+    agent = make_agent(
+        method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
+    )
+    dataset = _required_dataset(method, agent, run, envs[0])
+    config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
+    prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
+    if dataset is not None and isinstance(agent, RiskAwareAgent):
+        agent.add_offline(dataset.transitions())
+    if run.stop_at_success_rate is not None:
+        callbacks = [*callbacks, StopAtSuccessRate(run.stop_at_success_rate)]
+    runner = Runner(
+        agent,
+        envs,
+        run,
+        make_eval_env=lambda: make_env(run.env, cost_key=run.cost_key),
+        callbacks=callbacks,
+        progress=progress,
+    )
+    if run.resume and list_checkpoints(runner.checkpoints):
+        state = load_newest(runner.checkpoints)
+        agent.load_state_dict(state["agent"])
+        runner.load_state_dict(state["runner"])
+    elif isinstance(agent, RiskAwareAgent):
+        _pretrain(agent, run, pretrain_progress)
+    runner.run()
+    return agent
+
+
+def _pretrain(agent: RiskAwareAgent, run: RunConfig, progress: Progress | None) -> None:
+    if run.pretrained is not None:
+        load_pretrained(agent, run.pretrained)
+    else:
+        pretrain_safety(agent, run.output, progress)
+    total = agent.config.task_pretrain_steps
+    for done, _ in enumerate(agent.pretrain_task(total), start=1):
+        if progress is not None:
+            progress(done, total, "task policy")
+
+
+def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv) -> OfflineDataset | None:
+    if not isinstance(agent, RiskAwareAgent):
+        return None
+    if run.dataset is None:
+        raise UserError(f"method {method} learns risk from offline data: collect some with safe-rl collect and name it with --dataset")
+    return open_dataset(run.dataset, env, run.cost_key)
+
+
+class StopAtSuccessRate:
+    """Ends the training once a share of the last 50 episodes succeeded without a violation."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, runner: Runner, record: EpisodeRecord) -> bool:
+        """See ``EpisodeCallback``."""
+        good = [r.success and not r.violation for r in runner.recent]
+        return len(good) == runner.recent.maxlen and sum(good) >= self.share * len(good)
