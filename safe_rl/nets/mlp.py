@@ -1,11 +1,15 @@
 """A stack of MLPs that is evaluated, and differentiated, as one: the building block of every actor and critic.
 
-A learner step is made of some 35 products of 256 x 256 x 256; the rest is overhead. What this module does against it:
+A learner step is made of some 35 products of 256 x 256 x 256; the rest is overhead. What is done here against it (times on
+one thread, batch 256, hidden 256; see ``docs/results/learner_speed.md``):
 
 * all parameters live in one flat tensor, so that the optimiser and the target update are one operation each;
 * the backward pass is written by hand: it computes only the gradients that are asked for (none of the weights where a critic
   is frozen, none of the input where nobody needs it) and writes weight gradients straight into one flat buffer;
-* ReLU and its mask work in place on tensors that nobody else sees.
+* a matrix is stored with its narrow side first: with an output of width 4, products take 11-16 us instead of 79 us;
+* on the CPU one member is evaluated after the other, layer by layer, so that its activations are still in the cache when they
+  are read again (and bmm is up to 9 times slower than mm where a side is narrow); on CUDA all members are one bmm a layer;
+* the bfloat16 copy of the weights is made once after a change, not at each use.
 """
 
 from __future__ import annotations
@@ -22,43 +26,22 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 class Layer(NamedTuple):
-    """Views of one layer's parameters in a flat tensor."""
+    """One layer's parameters, or their gradients, as views of a flat tensor.
+
+    Of one member, or with a leading dimension of all members.
+    """
 
     weight: Tensor
-    """(num_members, in, out)"""
+    """([num_members,] in, out)"""
     bias: Tensor
-    """(num_members, 1, out)"""
-
-
-def layer_views(flat: Tensor, num_members: int, sizes: Sequence[int]) -> list[Layer]:
-    """Cuts a flat tensor into the layers of a stack of MLPs.
-
-    Args:
-        flat: (num_parameters,) parameters, or their gradients.
-        num_members: number of MLPs.
-        sizes: width of the input, of each hidden layer and of the output.
-
-    Returns:
-        One ``Layer`` of views for each pair of consecutive sizes.
-    """
-    layers, start = [], 0
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        middle = start + num_members * fan_in * fan_out
-        end = middle + num_members * fan_out
-        layers.append(
-            Layer(
-                flat[start:middle].view(num_members, fan_in, fan_out),
-                flat[middle:end].view(num_members, 1, fan_out),
-            )
-        )
-        start = end
-    return layers
+    """([num_members,] 1, out)"""
 
 
 class StackedMLP(nn.Module):
     """``num_members`` ReLU MLPs of equal shape: twin critics, an ensemble, or a single network.
 
-    All parameters are views of the one parameter ``flat``; a deep copy, ``.to(device)`` and ``load_state_dict`` keep it so.
+    All parameters are views of the one parameter ``flat``, member after member; a deep copy, ``.to(device)`` and
+    ``load_state_dict`` keep it so. Change it in place (``flat.data.copy_`` and its like are not noticed by the bfloat16 copy).
 
     Args:
         num_members: number of MLPs.
@@ -89,9 +72,14 @@ class StackedMLP(nn.Module):
         self.num_members = num_members
         self.sizes = (input_size, *hidden_sizes, output_size)
         self.precision = precision
-        num_parameters = sum(num_members * (i + 1) * o for i, o in itertools.pairwise(self.sizes))
-        self.flat = nn.Parameter(torch.empty(num_parameters))
-        self._views: list[Layer] | None = None
+        num_layers = len(self.sizes) - 1
+        self._low = tuple(precision == "bfloat16" and 0 < i < num_layers - 1 for i in range(num_layers))
+        lengths = ((i * o, o) for i, o in itertools.pairwise(self.sizes))
+        self._lengths = tuple(itertools.chain.from_iterable(lengths))
+        self.flat = nn.Parameter(torch.empty(num_members * sum(self._lengths)))
+        self._units: list[list[Layer]] | None = None
+        self._low_weights: list[list[Tensor]] | None = None
+        self._low_version = -1
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -101,26 +89,61 @@ class StackedMLP(nn.Module):
         Args:
             generator: CPU generator; the global one where it is None.
         """
-        for fan_in, layer in zip(
-            self.sizes, layer_views(self.flat.detach(), self.num_members, self.sizes), strict=False
-        ):
-            bound = 1.0 / math.sqrt(fan_in)
-            for parameter in layer:
-                draw = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
-                parameter.copy_(draw)
+        for layers in self.units():
+            for fan_in, layer in zip(self.sizes, layers, strict=False):
+                bound = 1.0 / math.sqrt(fan_in)
+                for parameter in layer:
+                    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the cached views behind: they belong to this object's ``flat``."""
-        return {**self.__dict__, "_views": None}
+        return {**self.__dict__, "_units": None, "_low_weights": None}
 
-    def layers(self) -> list[Layer]:
-        """Detached views of every layer, cached until ``flat`` moves to other memory."""
-        views = self._views
+    def _views(self, flat: Tensor, shape: tuple[int, ...]) -> list[Layer]:
+        """Cuts ``flat`` (*shape, parameters of a member) into layers with the leading dimensions ``shape``."""
+        pieces = iter(flat.split_with_sizes(self._lengths, dim=-1))
+        layers = []
+        for fan_in, fan_out in itertools.pairwise(self.sizes):
+            if fan_in <= fan_out:
+                weight = next(pieces).view(*shape, fan_in, fan_out)
+            else:
+                weight = next(pieces).view(*shape, fan_out, fan_in).mT
+            layers.append(Layer(weight, next(pieces).view(*shape, 1, fan_out)))
+        return layers
+
+    def views_of(self, flat: Tensor) -> list[list[Layer]]:
+        """Cuts a flat tensor (parameters, or their gradients) into units that are evaluated one after the other.
+
+        Returns:
+            The layers of each member on the CPU; on CUDA those of all members at once.
+        """
+        if flat.is_cuda:
+            return [self._views(flat.view(self.num_members, -1), (self.num_members,))]
+        return [self._views(member, ()) for member in flat.chunk(self.num_members)]
+
+    def units(self) -> list[list[Layer]]:
+        """Detached ``views_of`` the parameters, cached until ``flat`` moves to other memory."""
+        units = self._units
         # The cached views keep their memory alive, so an equal address means the same memory.
-        if views is None or views[0].weight.data_ptr() != self.flat.data_ptr():
+        if units is None or units[0][0].weight.data_ptr() != self.flat.data_ptr():
             with torch.inference_mode(False):
-                views = self._views = layer_views(self.flat.detach(), self.num_members, self.sizes)
-        return views
+                units = self._units = self.views_of(self.flat.detach())
+            self._low_weights = None
+        return units
+
+    def low_weights(self) -> list[list[Tensor]]:
+        """The units' weights as the products use them: in bfloat16 between hidden layers, cached until ``flat`` changes."""
+        units = self.units()
+        version = self.flat._version  # counts changes in place
+        # On CUDA always: the replays of a captured graph do not pass here, so the casts must be among its kernels.
+        if self._low_weights is None or self._low_version != version or self.flat.is_cuda:
+            with torch.inference_mode(False), torch.no_grad():
+                self._low_weights = [
+                    [w.bfloat16() if low else w for (w, _), low in zip(layers, self._low, strict=True)]
+                    for layers in units
+                ]
+            self._low_version = version
+        return self._low_weights
 
     def forward(self, x: Tensor, *, freeze: bool = False) -> Tensor:
         """Evaluates all members.
@@ -133,40 +156,88 @@ class StackedMLP(nn.Module):
             (num_members, B, output_size)
         """
         flat = self.flat.detach() if freeze else self.flat
-        if torch.is_grad_enabled() and (flat.requires_grad or x.requires_grad):
-            output: Tensor = _StackedMLPFunction.apply(x, flat, self)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() and (x.requires_grad or flat.requires_grad):
+            output: Tensor = _Differentiable.apply(x, flat, self)  # type: ignore[no-untyped-call]
             return output
-        return _forward(x, self.layers(), self.precision)[-1]
+        return self._evaluate(x, None)
+
+    def _evaluate(self, x: Tensor, saved: list[Tensor] | None) -> Tensor:
+        """Returns (num_members, B, output_size); appends the input of every layer of every unit to ``saved``."""
+        units = self.units()
+        low_weights = self.low_weights() if any(self._low) else [()] * len(units)
+        if x.is_cuda:
+            inputs = (x if x.dim() == 3 else x.expand(self.num_members, -1, -1),)
+        else:
+            inputs = (x,) * self.num_members if x.dim() == 2 else x.unbind()
+        outputs = [self._evaluate_unit(*args, saved) for args in zip(inputs, units, low_weights, strict=True)]
+        if x.is_cuda:
+            return outputs[0]
+        return outputs[0].unsqueeze(0) if len(outputs) == 1 else torch.stack(outputs)
+
+    def _evaluate_unit(
+        self, hidden: Tensor, layers: list[Layer], low_weights: Sequence[Tensor], saved: list[Tensor] | None
+    ) -> Tensor:
+        affine, product = (torch.baddbmm, torch.bmm) if hidden.dim() == 3 else (torch.addmm, torch.mm)
+        last = len(layers) - 1
+        for index, (weight, bias) in enumerate(layers):
+            if self._low[index]:
+                hidden = hidden.bfloat16()
+            if saved is not None:
+                saved.append(hidden)
+            if self._low[index]:
+                # The bias is added in full precision, after the product has been rounded.
+                hidden = product(hidden, low_weights[index]).to(bias.dtype).add_(bias)
+            else:
+                hidden = affine(bias, hidden, weight)
+            if index < last:
+                hidden.relu_()
+        return hidden
+
+    def _differentiate_unit(
+        self,
+        grad: Tensor,
+        inputs: Sequence[Tensor],
+        layers: list[Layer],
+        low_weights: Sequence[Tensor],
+        grads: list[Layer] | None,
+        needs_x: bool,
+    ) -> Tensor | None:
+        """Writes the parameters' gradients into ``grads``; returns the input's, or None where it is not needed."""
+        product = torch.bmm if grad.dim() == 3 else torch.mm
+        for index in range(len(layers) - 1, -1, -1):
+            low, hidden = self._low[index], inputs[index]
+            weight = layers[index].weight
+            if grads is not None:
+                torch.sum(grad, dim=-2, keepdim=True, out=grads[index].bias)
+            if low:
+                grad, weight = grad.bfloat16(), low_weights[index]
+                if grads is not None:
+                    grads[index].weight.copy_(product(hidden.mT, grad))
+            elif grads is not None:
+                product(hidden.mT, grad, out=grads[index].weight)
+            if index == 0 and not needs_x:
+                return None
+            # Over a single output the product is an outer one: cheapest by broadcasting.
+            grad = grad * weight.mT if weight.shape[-1] == 1 else product(grad, weight.mT)
+            if index > 0:  # the ReLU's mask, in place
+                torch.ops.aten.threshold_backward.grad_input(grad, hidden, 0, grad_input=grad)
+            if low:
+                grad = grad.to(layers[index].weight.dtype)
+        return grad
 
     def extra_repr(self) -> str:
         """Describes the shape when the module is printed."""
         return f"num_members={self.num_members}, sizes={self.sizes}, precision={self.precision!r}"
 
 
-def _forward(x: Tensor, layers: list[Layer], precision: str) -> list[Tensor]:
-    """Returns the input of every layer and, last, the output; all of shape (num_members, B, width)."""
-    num_members = layers[0].weight.shape[0]
-    hidden = x if x.dim() == 3 else x.expand(num_members, -1, -1)
-    activations = [hidden]
-    for index, (weight, bias) in enumerate(layers):
-        if precision == "bfloat16" and 0 < index < len(layers) - 1:
-            product = torch.bmm(hidden.bfloat16(), weight.bfloat16()).to(weight.dtype)
-            hidden = product.add_(bias)
-        else:
-            hidden = torch.baddbmm(bias, hidden, weight)
-        if index < len(layers) - 1:
-            hidden.relu_()
-        activations.append(hidden)
-    return activations
-
-
-class _StackedMLPFunction(torch.autograd.Function):
-    """The MLPs' forward and backward passes, once differentiable."""
+class _Differentiable(torch.autograd.Function):
+    """The evaluation of a ``StackedMLP``, once differentiable."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, flat: Tensor, module: StackedMLP) -> Tensor:
-        *activations, output = _forward(x, module.layers(), module.precision)
-        ctx.save_for_backward(flat, *activations)
+        saved: list[Tensor] = []
+        output = module._evaluate(x, saved)
+        ctx.save_for_backward(flat, *saved)  # flat, so that changing it before the backward pass is an error
         ctx.module = module
         ctx.shared_input = x.dim() == 2
         return output
@@ -174,26 +245,21 @@ class _StackedMLPFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        flat, *activations = ctx.saved_tensors  # raises if the parameters were changed in between
+        flat, *saved = ctx.saved_tensors
         module: StackedMLP = ctx.module
-        needs_x, needs_flat = ctx.needs_input_grad[:2]
-        layers = module.layers()
+        needs_x, needs_flat, _ = ctx.needs_input_grad
+        units = module.units()
+        low_weights = module.low_weights() if any(module._low) else [()] * len(units)
         flat_grad = torch.empty_like(flat) if needs_flat else None
-        grad_layers = layer_views(flat_grad, module.num_members, module.sizes) if flat_grad is not None else None
-        for index in range(len(layers) - 1, -1, -1):
-            low = module.precision == "bfloat16" and 0 < index < len(layers) - 1
-            hidden = activations[index]
-            factor = grad.bfloat16() if low else grad
-            if grad_layers is not None:
-                if low:
-                    grad_layers[index].weight.copy_(torch.bmm(hidden.bfloat16().mT, factor))
-                else:
-                    torch.bmm(hidden.mT, grad, out=grad_layers[index].weight)
-                torch.sum(grad, dim=1, keepdim=True, out=grad_layers[index].bias)
-            if index == 0 and not needs_x:
-                return None, flat_grad, None
-            weight = layers[index].weight
-            grad = torch.bmm(factor, weight.bfloat16().mT).to(grad.dtype) if low else torch.bmm(grad, weight.mT)
-            if index > 0:
-                grad = torch.ops.aten.threshold_backward(grad, hidden, 0)
-        return (grad.sum(0) if ctx.shared_input else grad), flat_grad, None
+        grads = [None] * len(units) if flat_grad is None else module.views_of(flat_grad)
+        output_grads = (grad,) if grad.is_cuda else grad.unbind()
+        x_grads = []
+        for unit, layers in enumerate(units):
+            inputs = saved[unit * len(layers) : (unit + 1) * len(layers)]
+            x_grads.append(
+                module._differentiate_unit(output_grads[unit], inputs, layers, low_weights[unit], grads[unit], needs_x)
+            )
+        if not needs_x:
+            return None, flat_grad, None
+        x_grad = x_grads[0] if grad.is_cuda else torch.stack(x_grads)
+        return (x_grad.sum(0) if ctx.shared_input else x_grad), flat_grad, None
