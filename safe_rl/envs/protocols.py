@@ -1,7 +1,7 @@
 """What an environment may offer beyond Gymnasium's interface.
 
-All of it is optional and looked up on ``env.unwrapped``: an environment without these methods still trains; it then has no
-boundary starts to collect from, no scripted expert and no risk map.
+All of it is optional and looked up on ``env.unwrapped``: an environment without these methods still trains; it then has
+no boundary starts to collect from, no scripted expert and no risk map.
 """
 
 from __future__ import annotations
