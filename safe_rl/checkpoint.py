@@ -54,7 +54,9 @@ def load_newest(folder: Path) -> dict[str, Any]:
     """
     checkpoints = list_checkpoints(folder)
     if not checkpoints:
-        raise UserError(f"no checkpoint in {folder}: the run was stopped before its first one, train it again with --overwrite")
+        raise UserError(
+            f"no checkpoint in {folder}: the run was stopped before its first one, train it again with --overwrite"
+        )
     return load_state(checkpoints[-1])
 
 

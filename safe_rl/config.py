@@ -45,9 +45,13 @@ class SACConfig:
         _require(0 <= self.gamma <= 1, "sac", "gamma", self.gamma, "between 0 and 1")
         _require(0 < self.tau <= 1, "sac", "tau", self.tau, "above 0 and at most 1")
         _require(self.alpha >= 0, "sac", "alpha", self.alpha, "at least 0")
-        _require(self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto")
+        _require(
+            self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto"
+        )
         _require(self.reward_scale > 0, "sac", "reward_scale", self.reward_scale, "positive")
-        _require(all(size > 0 for size in self.hidden_sizes), "sac", "hidden_sizes", self.hidden_sizes, "positive widths")
+        _require(
+            all(size > 0 for size in self.hidden_sizes), "sac", "hidden_sizes", self.hidden_sizes, "positive widths"
+        )
 
 
 @dataclass
@@ -69,9 +73,9 @@ class RiskConfig:
     loss: Literal["mse", "cross-entropy"] = "mse"
     """Squared error as in the paper, or cross-entropy against the bootstrapped probability."""
     backup: Literal["composite", "task"] = "composite"
-    """Whose next action the target follows: the switch between task and recovery (the paper), or the task policy alone (the authors' code)."""
+    """Whose next action the target follows: the switch's (the paper), or the task policy's (the authors' code)."""
     pretrain_proposal: Literal["policy", "uniform"] = "policy"
-    """What proposes the next action while pretraining, when no task policy is trained yet: the fresh policy or uniform actions."""
+    """What proposes the next action while no task policy is trained yet: the fresh policy, or uniform actions."""
     positive_fraction: float | None = None
     """Share of violating transitions in each risk batch (default: as they come)."""
     recovery_must_help: bool = False

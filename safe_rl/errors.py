@@ -10,5 +10,5 @@ class UserError(Exception):
     """
 
 
-class EnvironmentFault(UserError):
-    """An environment returned something no learner can use (NaN, a wrong shape) or raised in the middle of an episode."""
+class EnvironmentFault(UserError):  # noqa: N818 (a fault of the environment, told to the user like a mistake)
+    """An environment returned what no learner can use (NaN, a wrong shape), or raised."""

@@ -36,7 +36,12 @@ class Evaluation:
 
 
 def evaluate(
-    agent: Agent, env: CostEnv, episodes: int, *, seed: int = 0, on_episode: Callable[[EpisodeRecord], None] | None = None
+    agent: Agent,
+    env: CostEnv,
+    episodes: int,
+    *,
+    seed: int = 0,
+    on_episode: Callable[[EpisodeRecord], None] | None = None,
 ) -> Evaluation:
     """Runs ``episodes`` episodes with the mean action.
 

@@ -27,7 +27,9 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "recovery-rl": Method(RecoveryRLAgent, RecoveryRLConfig, "task policy with a recovery policy and a switch on learned risk"),
+    "recovery-rl": Method(
+        RecoveryRLAgent, RecoveryRLConfig, "task policy with a recovery policy and a switch on learned risk"
+    ),
     "unconstrained": Method(SACAgent, UnconstrainedConfig, "soft actor-critic on the reward alone"),
 }
 
@@ -73,7 +75,9 @@ def resolve_device(device: str) -> str:
     if device.split(":")[0] not in ("cpu", "cuda"):
         raise UserError(f"--device is {device}: choose cpu, cuda or auto")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but PyTorch sees no GPU: choose cpu, or install a CUDA build of torch and a driver")
+        raise UserError(
+            "--device is cuda, but PyTorch sees no GPU: choose cpu, or install a CUDA build of torch and a driver"
+        )
     return device
 
 

@@ -18,7 +18,7 @@ NormalizeObs = Literal["none", "dataset", "running"]
 class ObservationNormalizer(nn.Module):
     """Shifts and scales observations to zero mean and unit deviation, clipped to +-10.
 
-    The statistics are learned from data by Welford's parallel update (Chan, Golub and LeVeque, 1979): once from the offline
+    The statistics come from data by Welford's parallel update (Chan, Golub and LeVeque, 1979): once from the offline
     dataset, or running along with training.
     """
 
@@ -65,7 +65,9 @@ class ActionScaler:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise UserError(f"action space {space} is not supported: it must be a one-dimensional Box")
         if not space.is_bounded():
-            raise UserError(f"action space {space} has no finite limits: wrap the environment with gymnasium.wrappers.RescaleAction")
+            raise UserError(
+                f"action space {space} has no finite limits: wrap the environment with gymnasium.wrappers.RescaleAction"
+            )
         self.low = space.low.astype(np.float32)
         self.high = space.high.astype(np.float32)
         self._center = (self.high + self.low) / 2
@@ -81,5 +83,5 @@ class ActionScaler:
         return np.clip(self._center + self._half_range * unit_action, self.low, self.high)
 
     def to_unit(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Maps ``(N, act_dim)`` from the environment's units to [-1, 1]; an action past the limits was executed at them."""
+        """Maps ``(N, act_dim)`` from the environment's units to [-1, 1]; beyond the limits counts as at them."""
         return np.clip((action - self._center) / np.where(self._half_range > 0, self._half_range, 1.0), -1.0, 1.0)

@@ -68,7 +68,9 @@ def pretrain_run(
     torch.set_num_threads(config.threads)
     env = make_env(config.env, cost_key=config.cost_key)
     agent = require_risk_aware(
-        make_agent(method, agent_config, env.observation_space, env.action_space, seed=config.seed, device=config.device),
+        make_agent(
+            method, agent_config, env.observation_space, env.action_space, seed=config.seed, device=config.device
+        ),
         method,
     )
     dataset = open_dataset(config.dataset, env, config.cost_key)
@@ -111,7 +113,8 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
         done = state["done"]
     metrics: Metrics = {}
     with Interrupt() as interrupt:
-        for metrics in agent.pretrain(total - done):
+        for step_metrics in agent.pretrain(total - done):
+            metrics = step_metrics
             done += 1
             if interrupt.requested or done % SAVE_EVERY == 0:
                 save_state(partial, {"agent": agent.state_dict(), "done": done})
@@ -136,7 +139,9 @@ def load_pretrained(agent: RiskAwareAgent, run: Path) -> None:
     for name, value in _settings(agent).items():
         saved = state["settings"].get(name)
         if saved != value:
-            raise UserError(f"{run} was pretrained with {name} = {saved}, not {value}: pretrain again or set it to {saved}")
+            raise UserError(
+                f"{run} was pretrained with {name} = {saved}, not {value}: pretrain again or set it to {saved}"
+            )
     agent.load_safety_state_dict(state["safety"])
 
 

@@ -30,7 +30,7 @@ class RecoveryPolicy(Protocol):
 
 
 class ModelFreeRecovery(nn.Module):
-    """Minimises ``Q_risk(s, pi_rec(s))`` by following the critic's gradient (arXiv 2010.15920, section IV-A; DDPG-like)."""
+    """Minimises ``Q_risk(s, pi_rec(s))`` by following the critic's gradient (arXiv 2010.15920; DDPG-like)."""
 
     def __init__(
         self,
@@ -111,5 +111,7 @@ class QSamplingRecovery(nn.Module):
 
     def _least_risky(self, obs: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
         candidates = 2 * torch.rand((len(obs), num_samples, self.act_dim), generator=generator, device=obs.device) - 1
-        risk = self._risk[0](obs.repeat_interleave(num_samples, dim=0), candidates.flatten(0, 1)).view(len(obs), num_samples)
+        risk = self._risk[0](obs.repeat_interleave(num_samples, dim=0), candidates.flatten(0, 1)).view(
+            len(obs), num_samples
+        )
         return candidates[torch.arange(len(obs), device=obs.device), risk.argmin(1)]

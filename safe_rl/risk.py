@@ -22,7 +22,13 @@ class RiskCritic(nn.Module):
     """
 
     def __init__(
-        self, obs_dim: int, act_dim: int, config: RiskConfig, *, generator: torch.Generator, precision: Precision = "float32"
+        self,
+        obs_dim: int,
+        act_dim: int,
+        config: RiskConfig,
+        *,
+        generator: torch.Generator,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.config = config

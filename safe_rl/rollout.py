@@ -77,7 +77,7 @@ class Rollout:
     """``N`` environments, each restarted as soon as its episode ends.
 
     Every episode is reset with a seed of its own, derived from the run's seed and the episode's number. An interrupted
-    episode of a deterministic simulation can thus be restored without saving the simulator: reset, and repeat its actions.
+    episode of a deterministic simulation is thus restored without saving the simulator: reset, and repeat its actions.
     """
 
     def __init__(self, envs: list[CostEnv], seed: int) -> None:
@@ -156,7 +156,7 @@ class Rollout:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the unfinished episodes by repeating them.
 
-        Where an environment does not repeat itself (a physical robot, say), that episode is given up and a new one begun.
+        Where an environment does not repeat itself (a physical robot, say), that episode is given up for a new one.
         """
         self.num_finished = state["num_finished"]
         self.num_started = state["num_started"]
@@ -171,6 +171,8 @@ class Rollout:
                 slot.return_, slot.cost = saved["return"], saved["cost"]
                 slot.recovery_steps = saved["recovery_steps"]
             else:
-                logger.warning("the environment does not repeat itself: the interrupted episode is given up, a new one begins")
+                logger.warning(
+                    "the environment does not repeat itself: the interrupted episode is given up, a new one begins"
+                )
                 obs = self._begin(slot)
             self.obs[index] = obs

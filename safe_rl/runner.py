@@ -175,10 +175,10 @@ class Runner:
 
     def _log_metrics(self, log: RunLog, metrics: dict[str, Any]) -> None:
         seconds = self.elapsed_sec()
-        recent = {
-            "rollout/return_mean": np.mean([record.return_ for record in self.recent]) if self.recent else np.nan,
-            "rollout/success_rate": np.mean([record.success for record in self.recent]) if self.recent else np.nan,
-            "safety/violation_rate": np.mean([record.violation for record in self.recent]) if self.recent else np.nan,
+        recent: dict[str, float] = {
+            "rollout/return_mean": _mean([record.return_ for record in self.recent]),
+            "rollout/success_rate": _mean([record.success for record in self.recent]),
+            "safety/violation_rate": _mean([record.violation for record in self.recent]),
             "time/steps_per_sec": self.num_steps / max(seconds, 1e-9),
             "time/elapsed_sec": seconds,
         }
@@ -195,7 +195,9 @@ class Runner:
 
     def save(self) -> None:
         """Writes a checkpoint."""
-        save_checkpoint(self.checkpoints, self.num_steps, {"agent": self.agent.state_dict(), "runner": self.state_dict()})
+        save_checkpoint(
+            self.checkpoints, self.num_steps, {"agent": self.agent.state_dict(), "runner": self.state_dict()}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The loop's own state."""
@@ -221,6 +223,10 @@ class Runner:
         self.rollout.load_state_dict(state["rollout"])
 
 
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
+
+
 class _StepStatistics:
     """What happened since the last row of metrics."""
 
@@ -235,4 +241,7 @@ class _StepStatistics:
     def summary(self) -> dict[str, float]:
         if np.isnan(self.risk_sum):
             return {}
-        return {"safety/recovery_share": self.recovery_steps / self.steps, "safety/mean_risk": self.risk_sum / self.steps}
+        return {
+            "safety/recovery_share": self.recovery_steps / self.steps,
+            "safety/mean_risk": self.risk_sum / self.steps,
+        }

@@ -47,7 +47,10 @@ def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, ov
         _require_same_settings(folder, read_config(folder), config)
         return
     if exists and not overwrite:
-        raise UserError(f"{folder} already holds a run: go on with --resume, replace it with --overwrite, or choose another --output")
+        raise UserError(
+            f"{folder} already holds a run: go on with --resume, replace it with --overwrite, "
+            "or choose another --output"
+        )
     if resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out to start one")
     if folder.is_dir() and any(folder.iterdir()) and not exists:
@@ -105,7 +108,8 @@ def _git_revision() -> str | None:
     """The revision of the installed source, with a mark where files differ from it; None outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603 (fixed)
+        return result.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -175,16 +179,15 @@ class Run:
         env = self.make_env()
         # The replay is the training's; an agent that acts needs none.
         config = dataclasses.replace(self.agent_config(), replay_capacity=1)
-        agent = make_agent(
-            self.method, config, env.observation_space, env.action_space, seed=self.seed, device=device
-        )
+        agent = make_agent(self.method, config, env.observation_space, env.action_space, seed=self.seed, device=device)
         env.close()
         state = load_newest(self.path / "checkpoints")
         try:
             agent.load_policy_state_dict(state["agent"]["policy"])
         except (KeyError, RuntimeError) as error:
             raise UserError(
-                f"the checkpoint of {self.path} does not fit {self.env_id} as it is now: {' '.join(str(error).split())[:200]}"
+                f"the checkpoint of {self.path} does not fit {self.env_id} as it is now: "
+                f"{' '.join(str(error).split())[:200]}"
             ) from error
         agent.num_observed = state["agent"]["counters"]["num_observed"]
         return agent

@@ -36,14 +36,15 @@ def staged_folder(final: Path) -> Iterator[Path]:
         _replace_folder(staging, final)
     except OSError as error:
         raise UserError(
-            f"cannot write {final}: {error.strerror or error}; the former version is kept: free space or choose another folder"
+            f"cannot write {final}: {error.strerror or error}; the former version is kept: "
+            "free space or choose another folder"
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
 def _replace_folder(new: Path, final: Path) -> None:
-    """Renames ``new`` to ``final``. A folder cannot be replaced in one call, so the former one steps aside for a moment."""
+    """Renames ``new`` to ``final``. No call replaces a folder, so the former one steps aside for a moment."""
     aside = final.with_name(f".{final.name}.former-{os.getpid()}")
     if final.exists():
         final.rename(aside)

@@ -43,8 +43,8 @@ class Decision:
 class RecoverySwitch:
     """Hands over to the recovery policy where the proposed action leaves the safe set.
 
-    ``T_safe = {(s, a): Q_risk(s, a) <= eps_risk}`` (Recovery RL, arXiv 2010.15920, section III-C). Training, the composite
-    backup of the risk critic, simulation and the robot all ask this object.
+    ``T_safe = {(s, a): Q_risk(s, a) <= eps_risk}`` (Recovery RL, arXiv 2010.15920). Training, the composite backup
+    of the risk critic, simulation and the robot all ask this object.
     """
 
     eps_risk: float

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
+
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import SACAgent
 from safe_rl.checkpoint import list_checkpoints, load_newest
@@ -92,7 +93,10 @@ def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv
     if not isinstance(agent, RiskAwareAgent):
         return None
     if run.dataset is None:
-        raise UserError(f"method {method} learns risk from offline data: collect some with safe-rl collect and name it with --dataset")
+        raise UserError(
+            f"method {method} learns risk from offline data: "
+            "collect some with safe-rl collect and name it with --dataset"
+        )
     return open_dataset(run.dataset, env, run.cost_key)
 
 

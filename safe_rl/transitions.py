@@ -18,7 +18,7 @@ class Transitions:
     """A batch of ``N`` environment steps; every field has the leading dimension ``N``.
 
     Observations are flat (see ``safe_rl.envs.spaces.flatten_observation``); actions are in the environment's units.
-    ``task_action`` was proposed by the task policy, ``action`` was executed; they differ where the recovery policy acted.
+    ``task_action`` was proposed by the task policy, ``action`` was executed: not the same where recovery acted.
     """
 
     obs: FloatArray
@@ -32,7 +32,7 @@ class Transitions:
     cost: FloatArray
     """(N,) constraint indicator of the step, in {0, 1}."""
     next_obs: FloatArray
-    """(N, obs_dim) observation after the step; the final one of the episode where it ended, never that of the next reset."""
+    """(N, obs_dim) observation after the step; where the episode ended its last one, never that of the next reset."""
     terminated: BoolArray
     """(N,) the episode reached an absorbing state: do not bootstrap."""
     truncated: BoolArray

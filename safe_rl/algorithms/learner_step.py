@@ -16,8 +16,8 @@ WARM_UP_STEPS = 3
 class LearnerStep:
     """Calls ``step(*indices)``; on CUDA captures it once and replays it.
 
-    A learner step is some hundred kernels of a few microseconds each: launched one by one they leave the GPU idle most of
-    the time. Everything inside must therefore work on tensors of fixed shape and address and draw from ``generator``.
+    A learner step is some hundred kernels of a few microseconds each: launched one by one the GPU idles most of the
+    time. Everything inside must therefore work on tensors of fixed shape and address and draw from ``generator``.
     """
 
     def __init__(self, step: Step, generator: torch.Generator, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class LearnerStep:
         return self._metrics
 
     def _on_side_stream(self) -> dict[str, torch.Tensor]:
-        """The first steps run as usual, on a side stream: libraries allocate their workspaces there before the capture."""
+        """Runs as usual, on a side stream: libraries allocate their workspaces there before the capture."""
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):

@@ -61,7 +61,7 @@ class RecoveryRLAgent(RiskAwareAgent):
     def _switch(
         self, obs: torch.Tensor, task_action: torch.Tensor, risk: torch.Tensor, *, explore: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rule of Recovery RL: returns the actions to execute (N, act_dim) and where (N,) the recovery policy acts."""
+        """The rule of Recovery RL: the actions to execute (N, act_dim) and where (N,) the recovery policy acts."""
         if not self.switch.hands_over(risk).any():
             return task_action, torch.zeros_like(risk, dtype=torch.bool)
         recovery_action = self.recovery.act(obs, self.generator, explore=explore)
@@ -80,7 +80,7 @@ class RecoveryRLAgent(RiskAwareAgent):
         return metrics | self.recovery.update(self.normalizer(batch.obs), self.generator)
 
     def _next_action(self, next_obs: torch.Tensor, pretraining: bool) -> torch.Tensor:
-        """The composite backup: what the switch would execute next (or, as an option, what the task policy proposes)."""
+        """The composite backup: what the switch would execute next (as an option, what the task policy proposes)."""
         proposal = super()._next_action(next_obs, pretraining)
         if self.config.risk.backup == "task":
             return proposal

@@ -59,7 +59,7 @@ class RiskAwareAgent(SACAgent):
         self.replay.add_offline(self._to_unit(transitions))
 
     def pretrain(self, steps: int) -> Iterator[Metrics]:
-        """Fits risk critic and recovery policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
+        """Fits risk critic and recovery policy to the offline transitions; yields the metrics of each step."""
         return self._offline_steps(steps, lambda: self._pretrain_risk(self._risk_indices()))
 
     def pretrain_task(self, steps: int) -> Iterator[Metrics]:
@@ -127,7 +127,7 @@ class RiskAwareAgent(SACAgent):
         self.risk_critic.load_state_dict(state["risk_critic"])
 
     def safety_state_dict(self) -> dict[str, Any]:
-        """What pretraining made: risk critic with its optimiser, and the scale of the observations it was trained on."""
+        """What pretraining made: risk critic, its optimiser, and the scale of the observations it was trained on."""
         return {
             "risk_critic": self.risk_critic.state_dict(),
             "risk_optimizer": self.risk_optimizer.state_dict(),

@@ -53,10 +53,22 @@ class SACAgent:
         self.num_observed = 0
         self.num_updates = 0
         sac = config.sac
-        shape = {"generator": self.init_generator, "precision": config.precision}
         self.normalizer = ObservationNormalizer(self.obs_dim).to(self.device)
-        self.actor = TanhGaussianActor(self.obs_dim, self.act_dim, sac.hidden_sizes, **shape).to(self.device)
-        self.critics = StackedMLP(2, self.obs_dim + self.act_dim, sac.hidden_sizes, 1, **shape).to(self.device)
+        self.actor = TanhGaussianActor(
+            self.obs_dim,
+            self.act_dim,
+            sac.hidden_sizes,
+            generator=self.init_generator,
+            precision=config.precision,
+        ).to(self.device)
+        self.critics = StackedMLP(
+            2,
+            self.obs_dim + self.act_dim,
+            sac.hidden_sizes,
+            1,
+            generator=self.init_generator,
+            precision=config.precision,
+        ).to(self.device)
         self.critic_targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = FlatAdam(self.actor, sac.learning_rate)
         self.critic_optimizer = FlatAdam(self.critics, sac.learning_rate)
@@ -138,7 +150,7 @@ class SACAgent:
         }
 
     def _critic_loss(self, batch: Batch, obs: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
-        """``sum_i mean (Q_i(s, a_task) - y)^2 / 2`` with ``y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s'))``."""
+        """``sum_i mean (Q_i(s, a_task) - y)^2 / 2``, ``y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s'))``."""
         with torch.no_grad():
             next_action, next_log_prob = self.actor.sample(next_obs, self._noise(len(next_obs)))
             next_value = self._q(self.critic_targets, next_obs, next_action).amin(0) - self._alpha * next_log_prob

@@ -45,8 +45,8 @@ class Batch:
 class ReplayBuffer:
     """Offline transitions that stay, and a ring of online ones behind them.
 
-    Both learners draw from the same rows: the task learner from the online ones (``source="online"``), the risk learner from
-    all. A row is written once and read by one gather, whatever the number of fields.
+    Both learners draw from the same rows: the task learner from the online ones (``source="online"``), the risk learner
+    from all. A row is written once and read by one gather, whatever the number of fields.
     """
 
     def __init__(
@@ -167,11 +167,13 @@ class ReplayBuffer:
         online = state["online"]
         if state["num_offline"] != self.num_offline:
             raise UserError(
-                f"the checkpoint was written with {state['num_offline']} offline transitions, the dataset has {self.num_offline}: "
-                "resume with the same --dataset"
+                f"the checkpoint was written with {state['num_offline']} offline transitions, "
+                f"the dataset has {self.num_offline}: resume with the same --dataset"
             )
         if len(online) > self.capacity:
-            raise UserError(f"the checkpoint holds {len(online)} transitions, more than the replay capacity {self.capacity}")
+            raise UserError(
+                f"the checkpoint holds {len(online)} transitions, more than the replay capacity {self.capacity}"
+            )
         self._rows[self.num_offline : self.num_offline + len(online)] = online.to(self.device)
         self.num_online, self._next = len(online), state["next"]
         self._violations.members = np.asarray(state["violations"])

@@ -54,7 +54,9 @@ def _make_from_factory(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         raise UserError(f"cannot import {module_name!r} of environment {env!r}: {_one_line(error)}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
-        raise UserError(f"module {module_name!r} has no factory {factory_name!r}; environments are named package.module:factory")
+        raise UserError(
+            f"module {module_name!r} has no factory {factory_name!r}; environments are named package.module:factory"
+        )
     try:
         made = factory(**kwargs)
     except Exception as error:
@@ -68,8 +70,8 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
     """The contract every learner here relies on.
 
     ``step`` returns Gymnasium's 5-tuple (the 6-tuple of Safety-Gymnasium, with the cost third, is adapted);
-    ``info["cost"]`` is the constraint indicator, 0.0 or 1.0, and ``info["success"]`` a bool. Observations and rewards are
-    finite and of the declared shape, or an ``EnvironmentFault`` names what is not.
+    ``info["cost"]`` is the constraint indicator, 0.0 or 1.0, and ``info["success"]`` a bool. Observations and rewards
+    are finite and of the declared shape, or an ``EnvironmentFault`` names what is not.
     """
 
     def __init__(self, env: gym.Env[Any, Any], cost_key: str = "cost", name: str = "") -> None:
@@ -88,7 +90,9 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
         except UserError:
             raise
         except Exception as error:
-            raise EnvironmentFault(f"environment {self.name} raised in reset: {type(error).__name__}: {_one_line(error)}") from error
+            raise EnvironmentFault(
+                f"environment {self.name} raised in reset: {type(error).__name__}: {_one_line(error)}"
+            ) from error
         self._check_observation(obs)
         return obs, info
 
@@ -99,7 +103,9 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
         except UserError:
             raise
         except Exception as error:
-            raise EnvironmentFault(f"environment {self.name} raised in step: {type(error).__name__}: {_one_line(error)}") from error
+            raise EnvironmentFault(
+                f"environment {self.name} raised in step: {type(error).__name__}: {_one_line(error)}"
+            ) from error
         if len(result) == 6:
             obs, reward, cost, terminated, truncated, info = result
         else:
@@ -108,7 +114,11 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
         self._check_observation(obs)
         if not np.isfinite(reward):
             raise EnvironmentFault(f"environment {self.name} returned the reward {reward}: rewards must be finite")
-        info = {**info, "cost": self._indicator(cost), "success": bool(info.get("success", info.get("is_success", False)))}
+        info = {
+            **info,
+            "cost": self._indicator(cost),
+            "success": bool(info.get("success", info.get("is_success", False))),
+        }
         return obs, float(reward), bool(terminated), bool(truncated), info
 
     def flat(self, obs: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -118,7 +128,8 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
     def _cost_from(self, info: dict[str, Any]) -> SupportsFloat:
         if self.cost_key in info:
             self._saw_cost = True
-            return info[self.cost_key]  # type: ignore[no-any-return]
+            cost: SupportsFloat = info[self.cost_key]
+            return cost
         if not self._saw_cost:
             self._steps_without_cost += 1
             if self._steps_without_cost == 1000:
@@ -138,14 +149,16 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
         if self._box_shape is not None:
             if np.shape(obs) != self._box_shape:
                 raise EnvironmentFault(
-                    f"environment {self.name} returned an observation of shape {np.shape(obs)}; its space says {self._box_shape}"
+                    f"environment {self.name} returned an observation of shape {np.shape(obs)}; "
+                    f"its space says {self._box_shape}"
                 )
             finite = np.isfinite(obs).all()
         else:
             flat = self.flat(obs)
             if flat.shape != (self.obs_dim,):
                 raise EnvironmentFault(
-                    f"environment {self.name} returned an observation of {flat.size} numbers; its space says {self.obs_dim}"
+                    f"environment {self.name} returned an observation of {flat.size} numbers; "
+                    f"its space says {self.obs_dim}"
                 )
             finite = np.isfinite(flat).all()
         if not finite:

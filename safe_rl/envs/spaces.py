@@ -44,7 +44,7 @@ def flatten_observation(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float
 
 
 def flatten_observations(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float32]:
-    """Flattens a batch of observations ``(N, ...)``, a Dict of batches for a Dict space, to ``(N, obs_dim)`` float32."""
+    """Flattens observations ``(N, ...)``, for a Dict space a dictionary of such, to ``(N, obs_dim)`` float32."""
     if isinstance(space, spaces.Dict):
         return np.concatenate([flatten_observations(sub, obs[key]) for key, sub in space.spaces.items()], axis=1)
     array = np.asarray(obs, dtype=np.float32)
@@ -52,7 +52,7 @@ def flatten_observations(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.floa
 
 
 def space_to_json(space: gym.Space[Any]) -> dict[str, Any]:
-    """Describes a Box, Discrete or Dict space by JSON values; infinite bounds become the strings ``inf`` and ``-inf``."""
+    """Describes a Box, Discrete or Dict space by JSON values; infinite bounds become strings."""
     if isinstance(space, spaces.Box):
         return {
             "type": "Box",
