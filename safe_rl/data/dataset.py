@@ -1,0 +1,332 @@
+"""The offline dataset: a folder in the Minari format with a manifest of hashes beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+
+from safe_rl.data.episodes import Episode, EpisodeTable, leaf_spaces, require_action_space
+from safe_rl.data.minari_files import read_episodes
+from safe_rl.errors import UserError
+from safe_rl.storage import MANIFEST, verify_manifest
+from safe_rl.transitions import Transitions
+
+logger = logging.getLogger(__name__)
+
+DATA_FOLDER = "data"
+"""Where Minari looks for its files within the folder of a dataset."""
+METADATA_KEY = "safe_rl"
+"""The entry of Minari's metadata that holds ours."""
+
+
+def partial_folder(path: Path) -> Path:
+    """Returns where the episodes of an unfinished collection into ``path`` are kept."""
+    return path.with_name(f"{path.name}.partial")
+
+
+class OfflineDataset:
+    """Recorded episodes to learn risk from.
+
+    ``<path>/data`` is a Minari dataset that ``minari.MinariDataset`` opens; ``<path>/manifest.json`` holds the hash of every
+    file. Other people's Minari data opens too, if its step infos hold a cost; without a manifest its hashes go unchecked.
+    """
+
+    def __init__(self, path: Path, storage: MinariStorage, cost_key: str) -> None:
+        """Use ``OfflineDataset.open``."""
+        self.path = path
+        self.cost_key = cost_key
+        self._storage = storage
+        self.metadata: dict[str, Any] = MinariStorage.read_raw_metadata(storage.data_path)
+        """Minari's metadata, as JSON values."""
+
+    @classmethod
+    def open(cls, path: Path | str, *, cost_key: str = "cost") -> OfflineDataset:
+        """Opens a dataset.
+
+        Args:
+            path: Its folder, the ``data`` folder in it, or the id of a dataset among Minari's local ones.
+            cost_key: The entry of the step infos that is the constraint: above zero counts as a violation.
+
+        Raises:
+            UserError: It is missing, damaged (the message names the file), no dataset, or of spaces that are not supported.
+        """
+        folder = find_dataset(Path(path))
+        if (folder / MANIFEST).is_file():
+            verify_manifest(folder)
+        storage = _open_storage(data_folder(folder))
+        leaf_spaces(storage.observation_space)
+        require_action_space(storage.action_space)
+        return cls(folder, storage, _stored_cost_key(folder, cost_key))
+
+    @property
+    def observation_space(self) -> gym.Space[Any]:
+        """The environment's observation space."""
+        return self._storage.observation_space
+
+    @property
+    def action_space(self) -> gym.Space[Any]:
+        """The environment's action space."""
+        return self._storage.action_space
+
+    @property
+    def env_id(self) -> str:
+        """Name of the environment it was collected in; empty where the dataset does not tell."""
+        own = self.metadata.get(METADATA_KEY, {}).get("env")
+        if own is None and self.metadata.get("env_spec"):
+            own = json.loads(self.metadata["env_spec"]).get("id")
+        return str(own or "")
+
+    @property
+    def num_transitions(self) -> int:
+        """Steps of all episodes."""
+        return int(self.metadata["total_steps"])
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return int(self.metadata["total_episodes"])
+
+    @property
+    def num_violations(self) -> int:
+        """Transitions that violate the constraint."""
+        return int(self.transitions().cost.sum())
+
+    @cached_property
+    def episode_lengths(self) -> npt.NDArray[np.int64]:
+        """(num_episodes,) steps of each episode."""
+        self.transitions()
+        return self._lengths
+
+    def table(self) -> EpisodeTable:
+        """Reads all episodes as they were stored: observations with their own keys, shapes and types.
+
+        Raises:
+            UserError: A file is damaged or an episode has no cost.
+        """
+        try:
+            return read_episodes(self._storage, self.cost_key)
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+            raise _damaged(self.path, error) from error
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yields the episodes as they were stored; see ``table``."""
+        return iter(self.table())
+
+    def transitions(self) -> Transitions:
+        """Returns all steps as one batch of flat float32 observations, read once and then kept; do not write to it.
+
+        A Discrete action is a column that holds its number. The last step of an episode that neither terminated nor was
+        truncated counts as truncated.
+        """
+        return self._transitions
+
+    @cached_property
+    def _transitions(self) -> Transitions:
+        table = self.table()
+        self._lengths = table.lengths
+        num_steps, ends = table.num_steps, np.cumsum(table.lengths)
+        obs = np.concatenate(
+            [
+                table.obs[path].reshape(num_steps + len(ends), -1).astype(np.float32)
+                for path in leaf_spaces(self.observation_space)
+            ],
+            axis=1,
+        )
+        finals = ends + np.arange(len(ends))
+        firsts = finals - table.lengths
+        steps = table.steps
+        truncated = steps["truncated"].copy()
+        truncated[ends - 1] |= ~steps["terminated"][ends - 1]
+        return Transitions(
+            obs=np.delete(obs, finals, axis=0),
+            task_action=steps["task_action"].reshape(num_steps, -1).astype(np.float32),
+            action=steps["action"].reshape(num_steps, -1).astype(np.float32),
+            reward=steps["reward"].astype(np.float32),
+            cost=_indicator(steps["cost"]),
+            next_obs=np.delete(obs, firsts, axis=0),
+            terminated=steps["terminated"],
+            truncated=truncated,
+        )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the transitions: equal data, equal hash, however it is stored."""
+        digest = hashlib.sha256()
+        transitions = self.transitions()
+        for field in fields(transitions):
+            array = getattr(transitions, field.name)
+            digest.update(f"{field.name}{array.dtype}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def check_compatible(self, env: gym.Env[Any, Any]) -> None:
+        """Checks that the data fits an environment: equal observation shapes, equal action space.
+
+        Raises:
+            UserError: It does not; the message names what differs.
+        """
+        require_compatible(
+            f"dataset {self.path} (of {self.env_id or 'an unnamed environment'})",
+            (self.observation_space, self.action_space),
+            f"environment {getattr(env, 'name', None) or env}",
+            (env.observation_space, env.action_space),
+        )
+        name = getattr(env, "name", "")
+        if name and self.env_id and name != self.env_id:
+            logger.warning("dataset %s was collected in %s, not in %s", self.path, self.env_id, name)
+
+    def validate_for_training(self) -> None:
+        """Checks that a risk critic can learn from the data.
+
+        Raises:
+            UserError: A number is not finite, or nothing violates the constraint.
+        """
+        transitions = self.transitions()
+        for field in fields(transitions):
+            array = getattr(transitions, field.name)
+            rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            if not rows.all():
+                episode = int(np.searchsorted(np.cumsum(self.episode_lengths), int(np.argmin(rows)), side="right"))
+                raise UserError(
+                    f"dataset {self.path} is not finite in {int((~rows).sum())} transitions: the first is the {field.name} in "
+                    f"episode {episode}; find out why the environment returned NaN or infinity and collect it again"
+                )
+        if not transitions.cost.any():
+            raise UserError(
+                f"dataset {self.path} holds no violation among its {len(transitions)} transitions, so no risk can be learned: "
+                "collect nearer to the constraint boundary (--policy random, or more --noise) or check --cost-key"
+            )
+
+
+def find_dataset(path: Path) -> Path:
+    """Returns the folder of a dataset, given it, the ``data`` folder in it, or the id of a local dataset of Minari's.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not path.exists():
+        clear_leftovers(path)
+    if not path.exists():
+        root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
+        if not path.is_absolute() and is_dataset(Path(root) / path):
+            return Path(root) / path
+        if partial_folder(path).exists():
+            raise UserError(f"the collection of dataset {path} was interrupted: finish it with safe-rl collect --resume")
+        raise UserError(f"no dataset at {path}: the folder does not exist; make it with safe-rl collect --output {path}")
+    if path.name == DATA_FOLDER and (path / METADATA_FILE_NAME).is_file() and (path.parent / MANIFEST).is_file():
+        return path.parent
+    if not is_dataset(path):
+        if (path / MANIFEST).is_file():
+            verify_manifest(path)
+        raise UserError(f"{path} is not a dataset: it holds no {DATA_FOLDER}/{METADATA_FILE_NAME}")
+    return path
+
+
+def is_dataset(path: Path) -> bool:
+    """Tells whether a folder holds a Minari dataset."""
+    return (data_folder(path) / METADATA_FILE_NAME).is_file()
+
+
+def data_folder(path: Path) -> Path:
+    """Returns where Minari's files are: in the ``data`` folder, or in the dataset's folder itself."""
+    return path if (path / METADATA_FILE_NAME).is_file() else path / DATA_FOLDER
+
+
+def clear_leftovers(path: Path) -> None:
+    """Undoes or finishes what a killed process had begun in order to replace a dataset."""
+    for folder in sorted(path.parent.glob(f".{path.name}.*-*")):
+        kind, _, process = folder.name[len(path.name) + 2 :].rpartition("-")
+        if kind not in ("former", "staging") or not process.isdecimal() or Path("/proc", process).exists():
+            continue
+        if kind == "former" and not path.exists():
+            folder.rename(path)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_compatible(
+    name: str, own: tuple[gym.Space[Any], gym.Space[Any]], other: str, theirs: tuple[gym.Space[Any], gym.Space[Any]]
+) -> None:
+    """Raises ``UserError`` where observation shapes or action spaces differ."""
+    shapes, other_shapes = (
+        {path: leaf.shape for path, leaf in leaf_spaces(observation_space).items()}
+        for observation_space in (own[0], theirs[0])
+    )
+    if shapes != other_shapes:
+        raise UserError(
+            f"{name} has observations of shape {_shapes(shapes)}, {other} of {_shapes(other_shapes)}: they do not belong together"
+        )
+    if not _equal_actions(own[1], theirs[1]):
+        raise UserError(f"{name} has actions {own[1]}, {other} has {theirs[1]}: they do not belong together")
+
+
+def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
+    return str(shapes.get("", shapes))
+
+
+def _equal_actions(first: gym.Space[Any], second: gym.Space[Any]) -> bool:
+    if isinstance(first, spaces.Box) and isinstance(second, spaces.Box):
+        return first.shape == second.shape and np.allclose(first.low, second.low) and np.allclose(first.high, second.high)
+    return first == second
+
+
+def _indicator(cost: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """Above zero is a violation; NaN stays, for ``validate_for_training`` to name."""
+    if cost.dtype.kind == "f":
+        return np.where(np.isnan(cost), np.nan, cost > 0).astype(np.float32)
+    return (cost > 0).astype(np.float32)
+
+
+def _stored_cost_key(folder: Path, wanted: str) -> str:
+    """A dataset written here holds the constraint as ``cost``, whatever the environment calls it."""
+    collected = _read_metadata(folder).get(METADATA_KEY, {}).get("cost_key")
+    if collected is None:
+        return wanted
+    if wanted not in ("cost", collected):
+        raise UserError(f"dataset {folder} was collected with --cost-key {collected}, not {wanted}: leave the option out")
+    return "cost"
+
+
+def _read_metadata(folder: Path) -> dict[str, Any]:
+    try:
+        metadata = MinariStorage.read_raw_metadata(data_folder(folder))
+        metadata["total_steps"], metadata["total_episodes"], metadata["data_format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from error
+    return metadata
+
+
+def _open_storage(folder: Path) -> MinariStorage:
+    _read_metadata(folder)
+    try:
+        return MinariStorage.read(folder)
+    except ImportError as error:
+        raise UserError(f"dataset {folder} needs a package of Minari's: {_one_line(error)}") from error
+    except gym.error.Error as error:
+        raise UserError(f"dataset {folder} names no spaces, and its environment cannot be made: {_one_line(error)}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _damaged(path: Path, error: BaseException) -> UserError:
+    return UserError(
+        f"dataset {path} is damaged ({type(error).__name__}: {_one_line(error)}): restore it or collect it again with --overwrite"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
