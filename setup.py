@@ -28,7 +28,7 @@ CORE = [
 SIM = ["pybullet>=3.2.5", "opencv-python-headless>=4.8"]
 
 # Ray's Python API has been stable through 2.x; 3.0 may drop what is deprecated today.
-RAY = ["ray>=2.9,<3; platform_machine == 'x86_64' or platform_machine == 'aarch64'"]
+RAY = ["ray>=2.9,<3"]
 
 # For development and CI. A robot takes ROS 2 from its own packages (Humble, Jazzy or Kilted), not from here.
 ROS = [
@@ -62,6 +62,8 @@ DEV = [
     "import-linter>=2.0",
 ]
 
+BENCH = ["stable-baselines3>=2.3"]  # the peer that the learner's speed is measured beside
+
 setup(
     name="safe_rl",
     version=VERSION,
@@ -92,7 +94,7 @@ setup(
     ],
     zip_safe=False,
     install_requires=CORE,
-    extras_require={"sim": SIM, "ray": RAY, "ros": ROS, "onnx": ONNX, "dev": DEV},
+    extras_require={"sim": SIM, "ray": RAY, "ros": ROS, "onnx": ONNX, "bench": BENCH, "dev": DEV},
     entry_points={
         "console_scripts": ["safe-rl = safe_rl.cli.main:main"],
         # Read by safe_rl.envs.factory; Gymnasium itself stopped reading this group in 1.0.
