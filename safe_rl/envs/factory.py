@@ -11,6 +11,7 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
+from safe_rl.envs.plugins import register_plugins
 from safe_rl.envs.spaces import flat_dim, flatten_observation
 from safe_rl.errors import EnvironmentFault, UserError
 
@@ -36,6 +37,8 @@ def make_env(env: str, *, cost_key: str = "cost", render_mode: str | None = None
 
 
 def _make_registered(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    if env not in gym.registry:
+        register_plugins()
     try:
         return gym.make(env, disable_env_checker=True, **kwargs)
     except gym.error.Error as error:
