@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 DATA_FOLDER = "data"
 """Where Minari looks for its files within the folder of a dataset."""
+TABLE_FILE = "table.npz"
+"""The episodes of a dataset written here once more, in one piece that loads at once; the manifest vouches for both."""
 METADATA_KEY = "safe_rl"
 """The entry of Minari's metadata that holds ours."""
 
@@ -118,6 +120,8 @@ class OfflineDataset:
             UserError: A file is damaged or an episode has no cost.
         """
         try:
+            if (self.path / TABLE_FILE).is_file() and (self.path / MANIFEST).is_file():
+                return EpisodeTable.load(self.path / TABLE_FILE)
             return read_episodes(self._storage, self.cost_key)
         except (OSError, KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
             raise _damaged(self.path, error) from error

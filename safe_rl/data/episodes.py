@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import gymnasium as gym
 import numpy as np
@@ -161,6 +164,38 @@ class EpisodeTable:
             obs={path: np.concatenate([episode.obs[path] for episode in episodes]) for path in episodes[0].obs},
             steps={name: np.concatenate([getattr(episode, name) for episode in episodes]) for name in STEP_FIELDS},
         )
+
+    @classmethod
+    def concatenate(cls, tables: list[EpisodeTable]) -> EpisodeTable:
+        """Joins at least one table."""
+        return cls(
+            lengths=np.concatenate([table.lengths for table in tables]),
+            seeds=np.concatenate([table.seeds for table in tables]),
+            obs={path: np.concatenate([table.obs[path] for table in tables]) for path in tables[0].obs},
+            steps={name: np.concatenate([table.steps[name] for table in tables]) for name in STEP_FIELDS},
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for array in self.to_arrays().values())
+
+    def save(self, file: IO[bytes]) -> None:
+        """Writes all arrays in NumPy's ``.npz`` format."""
+        np.savez(file, **self.to_arrays())  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> EpisodeTable:
+        """Reads what ``save`` wrote.
+
+        Raises:
+            ValueError: The file is damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls.from_arrays(dict(arrays))
+        except (OSError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path.name}: {error}") from error
 
     def __iter__(self) -> Iterator[Episode]:
         """Yields the episodes, as views."""

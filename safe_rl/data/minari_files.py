@@ -13,7 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5g, h5p, h5s, h5t
+from h5py import h5a, h5d, h5g, h5p, h5s, h5t
 from minari.dataset.minari_storage import MinariStorage, is_image_space
 
 from safe_rl.data.episodes import STEP_FIELDS, Array, Episode, EpisodeTable, leaf, leaf_spaces
@@ -35,21 +35,21 @@ def append_episodes(path: Path, episodes: Iterable[Episode], first_id: int) -> N
     with h5py.File(path, mode, track_order=True) as file:
         write = _ArrayWriter()
         for number, episode in enumerate(episodes, start=first_id):
-            group = file.create_group(f"episode_{number}")
-            group.attrs["id"] = number
-            group.attrs["total_steps"] = len(episode)
-            if episode.seed is not None:
-                group.attrs["seed"] = episode.seed
+            group = h5g.create(file.id, f"episode_{number}".encode())
+            attributes = {"id": number, "total_steps": len(episode), "seed": episode.seed}
+            for name, value in attributes.items():
+                if value is not None:
+                    write.attribute(group, name, value)
             for obs_path, array in episode.obs.items():
-                write(group.id, f"observations/{obs_path}".rstrip("/"), array)
-            write(group.id, "actions", episode.action)
-            write(group.id, "rewards", episode.reward)
-            write(group.id, "terminations", episode.terminated)
-            write(group.id, "truncations", episode.truncated)
-            write(group.id, "infos/cost", _with_reset_row(episode.cost))
-            write(group.id, "infos/success", _with_reset_row(episode.success))
+                write(group, f"observations/{obs_path}".rstrip("/"), array)
+            write(group, "actions", episode.action)
+            write(group, "rewards", episode.reward)
+            write(group, "terminations", episode.terminated)
+            write(group, "truncations", episode.truncated)
+            write(group, "infos/cost", _with_reset_row(episode.cost))
+            write(group, "infos/success", _with_reset_row(episode.success))
             if not np.array_equal(episode.task_action, episode.action):
-                write(group.id, "infos/task_action", _with_reset_row(episode.task_action))
+                write(group, "infos/task_action", _with_reset_row(episode.task_action))
 
 
 def _with_reset_row(array: Array) -> Array:
@@ -61,6 +61,7 @@ class _ArrayWriter:
 
     def __init__(self) -> None:
         self._types: dict[np.dtype[Any], h5t.TypeID] = {}
+        self._scalar = h5s.create(h5s.SCALAR)
         self._links = h5p.create(h5p.LINK_CREATE)
         self._links.set_create_intermediate_group(True)
         self._compact = h5p.create(h5p.DATASET_CREATE)
@@ -74,6 +75,9 @@ class _ArrayWriter:
         space = h5s.create_simple(array.shape)
         dataset = h5d.create(group, name.encode(), self._types[array.dtype], space, properties, lcpl=self._links)
         dataset.write(h5s.ALL, h5s.ALL, array)
+
+    def attribute(self, group: h5g.GroupID, name: str, value: int) -> None:
+        h5a.create(group, name.encode(), h5t.STD_I64LE, self._scalar).write(np.array(value, dtype=np.int64))
 
 
 def _compressed(shape: tuple[int, ...]) -> h5p.PropDCID:
@@ -116,10 +120,10 @@ def has_jpeg_images(storage: MinariStorage) -> bool:
 
 
 def _seed(group: h5g.GroupID) -> int | None:
-    if not h5py.h5a.exists(group, b"seed"):
+    if not h5a.exists(group, b"seed"):
         return None
     value = np.empty((), dtype=np.int64)
-    h5py.h5a.open(group, b"seed").read(value)
+    h5a.open(group, b"seed").read(value)
     return int(value)
 
 
