@@ -1,7 +1,7 @@
 """Maze: a cylinder pushed by planar forces through two gaps, with PyBullet's contacts (Recovery RL, arXiv 2010.15920).
 
-The robot rests at the start of each step and the action, a force, is held for the 0.2 s of the step; a full force moves it
-2.55 cm along an axis. Touching a wall is a violation.
+The robot rests at the start of each step and the action, a force, is held for the 0.2 s of the step; a full force
+moves it 2.55 cm along an axis. Touching a wall is a violation.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import pybullet
 from gymnasium.utils import EzPickle
 
 from safe_rl.envs.protocols import Box2D, OfflineSegment, PlaneMap, Policy
 from safe_rl.errors import UserError
+from sim.bullet import pybullet
 from sim.planar import FloatArray, PlanarEnv
 
 MAX_FORCE = 0.1
@@ -73,12 +73,12 @@ _PUSHED = 1e-6
 
 
 class Maze(PlanarEnv, EzPickle):
-    """State ``(x, y)`` in metres, action a force ``(x, y)`` in ``[-0.1, 0.1]^2`` newtons, reward ``-rms distance`` to the goal.
+    """State ``(x, y)`` in metres, action a force in ``[-0.1, 0.1]^2`` newtons, reward ``-rms distance`` to the goal.
 
-    Each instance has its own physics client; ``close`` frees it.
+    Success is an rms distance below 0.03. Each instance has its own physics client; ``close`` frees it.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
     PLANE_MAP: ClassVar[PlaneMap] = MAZE_MAP
     MAX_ACTION: ClassVar[float] = MAX_FORCE
 
@@ -96,8 +96,8 @@ class Maze(PlanarEnv, EzPickle):
         """Holds the force (2,), clipped to [-0.1, 0.1], for 0.2 s.
 
         Returns:
-            Observation (2,), reward, terminated, truncated (always False: the registered time limit truncates) and an info
-            with ``cost`` and ``success``.
+            Observation (2,), reward, terminated, truncated (always False: the registered time limit truncates) and an
+            info with ``cost`` and ``success``.
 
         Raises:
             ResetNeeded: The episode is over.
@@ -111,7 +111,7 @@ class Maze(PlanarEnv, EzPickle):
         )
         pybullet.stepSimulation(physicsClientId=client)
         (x, y, _), _ = pybullet.getBasePositionAndOrientation(robot, physicsClientId=client)
-        # Bullet lists the contacts of the last substep; one that came and went before has left the robot off its free path.
+        # Bullet lists the last substep's contacts; an earlier one that is over has left the robot off its free path.
         violation = (
             abs(x - self._x - TRAVEL * force_x) > _PUSHED
             or abs(y - self._y - TRAVEL * force_y) > _PUSHED
@@ -146,7 +146,11 @@ class Maze(PlanarEnv, EzPickle):
     # Offline data and expert
 
     def sample_offline_segment(self, rng: np.random.Generator) -> OfflineSegment:
-        """Returns at most 20 steps from any of the three chambers: half random forces, half a noisy expert through the gaps."""
+        """Returns a random or an expert segment from any of the three chambers; each makes half of the transitions.
+
+        Random ones start near a wall and are pushed one way for at most 10 steps; experts head, with noise, for the
+        gaps or their edges for at most 20.
+        """
         random = rng.random() < RANDOM_SEGMENTS
         while True:
             low, high = CHAMBERS_X[rng.integers(3)]

@@ -1,8 +1,8 @@
 """Navigation 1 and 2: a noisy point mass among boxes (Recovery RL, arXiv 2010.15920, appendix on the domains).
 
 State ``(x, y)``, action ``(dx, dy)`` in ``[-1, 1]^2``, ``s' = s + a + 0.05 * N(0, I)``; no units. The start is
-``(-50, 0) + N(0, I)``, the goal the origin. The reward is ``-||s||`` and success ``||s|| < 4``, both of the state before the
-step; entering an obstacle is a violation.
+``(-50, 0) + N(0, I)``, the goal the origin. The reward is ``-||s||`` and success ``||s|| < 4``, both of the state
+before the step; entering an obstacle, its edge included, is a violation.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Navigation(PlanarEnv):
         """Moves by the action (2,), clipped to [-1, 1], and the noise.
 
         Returns:
-            Observation (2,), reward, terminated, truncated (always False: the registered time limit truncates) and an info
-            with ``cost`` and ``success``.
+            Observation (2,), reward, terminated, truncated (always False: the registered time limit truncates) and an
+            info with ``cost`` and ``success``.
 
         Raises:
             ResetNeeded: The episode is over.
@@ -61,7 +61,7 @@ class Navigation(PlanarEnv):
         x, y = self._x, self._y
         distance = math.hypot(x, y)
         noise_x, noise_y = self.np_random.standard_normal(2).tolist()
-        # The state is what the observation can hold: a copy of the observation then tells the cost and restarts exactly here.
+        # The state is what the observation can hold: an observation then tells the cost, and restarts exactly here.
         obs = np.array((x + dx + NOISE_SCALE * noise_x, y + dy + NOISE_SCALE * noise_y), np.float32)
         self._x, self._y = x, y = obs.tolist()
         success = distance < GOAL_RADIUS
@@ -104,7 +104,7 @@ class Navigation2(Navigation):
     PLANE_MAP: ClassVar[PlaneMap] = NAVIGATION2_MAP
 
     def sample_offline_segment(self, rng: np.random.Generator) -> OfflineSegment:
-        """Returns 10 steps: a third random Gaussian ones around the block, the rest pushed towards it from near a side."""
+        """Returns 10 steps: a third random Gaussian around the block, the rest pushed towards it from near a side."""
         block = self.PLANE_MAP.obstacles[0]
         if rng.random() < 1.0 / 3.0:
             while True:

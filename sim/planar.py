@@ -26,7 +26,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
     ``reset(options={"state": [x, y]})`` starts at a given point.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 20}  # noqa: RUF012 - as Gymnasium
     PLANE_MAP: ClassVar[PlaneMap]
     MAX_ACTION: ClassVar[float]
 
@@ -162,7 +162,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
             raise UserError(f"unknown overlay mode {mode!r}: use one of {MODES}")
         self._overlay = (mode, risk, eps_risk)
 
-    def render(self) -> npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> npt.NDArray[np.uint8] | None:
         """Draws the map, the trail and the robot.
 
         Returns:
