@@ -69,6 +69,8 @@ class FlatAdam:
             eps=self.eps,
             maximize=False,
         )
+        for parameter in self.parameters:  # the fused kernel does not count its change, and caches depend on the count
+            torch.autograd.graph.increment_version(parameter)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns copies of the moment estimates and step counts."""
