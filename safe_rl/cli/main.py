@@ -34,10 +34,8 @@ COMMANDS = {
     "inspect": Command("Print and plot what a dataset holds.", "safe_rl.cli.inspect", "run_inspect", "InspectConfig"),
     "pretrain": Command("Pretrain the risk critic and the recovery policy.", "safe_rl.cli.train", "pretrain_main"),
     "train": Command("Train a method: safe-rl train METHOD --env ...", "safe_rl.cli.train", "main"),
-    "evaluate": Command("Run a trained policy, count successes and violations.", "safe_rl.cli.evaluate", "main"),
-    "report": Command(
-        "Write a page of runs: plots, risk map, video.", "safe_rl.cli.report", "run_report", "ReportConfig"
-    ),
+    "evaluate": Command("Count what a policy achieves.", "safe_rl.cli.evaluate", "run_evaluate", "EvaluateConfig"),
+    "report": Command("Show runs on a page: plots, risk map, video.", "safe_rl.cli.report", "run_report", "ReportConfig"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import field, make_dataclass
 from typing import Annotated, Any
 
 import tyro
@@ -55,18 +55,19 @@ def pretrain_main(argv: list[str]) -> int:
 
 def parse_arguments(method: str, run_type: type[Any], argv: list[str], prog: str) -> Any:
     """Parses the flags of a run and of a method, on top of the preset for its environment."""
-    config_type = get_method(method).config
-
-    @dataclass
-    class Arguments:
-        run: Annotated[run_type, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        agent: Annotated[config_type, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        preset: PresetName = "tuned"
-        """Settings to start from: the best known for the environment, the paper's, or the bare defaults."""
-
-    Arguments.__doc__ = get_method(method).help
     agent = preset_config(method, _flag(argv, "--env") or "", _flag(argv, "--preset") or "tuned")
-    return parse(Arguments, argv, prog, default=Arguments(run=tyro.MISSING, agent=agent))
+    here = tyro.conf.arg(name="")  # no prefix: the fields stand among the command's own flags
+    preset_help = "Settings to start from: the best known for the environment, the paper's, or the bare defaults."
+    arguments = make_dataclass(
+        "Arguments",
+        [
+            ("run", Annotated[run_type, here]),
+            ("agent", Annotated[type(agent), here], field(default_factory=lambda: agent)),
+            ("preset", Annotated[PresetName, tyro.conf.arg(help=preset_help)], "tuned"),
+        ],
+    )
+    arguments.__doc__ = get_method(method).help
+    return parse(arguments, argv, prog)
 
 
 def _flag(argv: list[str], name: str) -> str | None:
