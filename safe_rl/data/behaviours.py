@@ -18,7 +18,7 @@ from safe_rl.errors import EnvironmentFault, UserError
 
 Action = npt.NDArray[Any]
 Act = Callable[[Any], tuple[Action, Action]]
-"""``act(obs) -> (action, task_action)``: what to execute and what was proposed, as the environment's spaces describe them."""
+"""``act(obs) -> (action, task_action)``: what to execute and what was proposed, as the action space describes them."""
 
 DEFAULT_NOISE = 0.1
 """Standard deviation of the noisy expert, as a share of the action range."""
@@ -77,7 +77,7 @@ def random_action(space: Any, rng: np.random.Generator) -> Action:
     bounded = np.isfinite(space.low) & np.isfinite(space.high)
     low, high = np.where(bounded, space.low, 0.0), np.where(bounded, space.high, 1.0)
     action = np.where(bounded, rng.uniform(low, high), rng.standard_normal(space.shape))
-    return cast(Action, np.clip(action, space.low, space.high).astype(space.dtype))
+    return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
 def _boundary(env: CostEnv) -> Behaviour:
@@ -95,7 +95,9 @@ def _boundary(env: CostEnv) -> Behaviour:
 def _expert(env: CostEnv) -> Act:
     source = env.unwrapped
     if not isinstance(source, OffersExpert):
-        raise UserError(f"environment {env.name} has no expert (no expert_action): use --policy random or the folder of a run")
+        raise UserError(
+            f"environment {env.name} has no expert (no expert_action): use --policy random or a run's folder"
+        )
     return _unchanged(source.expert_action)
 
 
@@ -148,7 +150,7 @@ def _with_noise(act: Act, share: float, space: Any, rng: np.random.Generator) ->
 
 def _require_bounded(space: Any) -> None:
     if isinstance(space, spaces.Box) and not space.is_bounded():
-        raise UserError(f"--noise is a share of the action range, but the action space {space} has no bounds: leave it out")
+        raise UserError(f"--noise is a share of the action range, but {space} has no bounds: leave it out")
 
 
 def checked_act(act: Act, obs: Any, env: CostEnv) -> tuple[Action, Action]:

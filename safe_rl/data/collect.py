@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from safe_rl.data.behaviours import SCRIPTED, Behaviour, checked_act, make_behaviour
-from safe_rl.data.dataset import METADATA_KEY, OfflineDataset, clear_leftovers, is_dataset, partial_folder
+from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.episodes import Episode, EpisodeRecorder
-from safe_rl.data.writer import JOURNAL, Mode, OfflineDatasetWriter
+from safe_rl.data.folders import METADATA_KEY, clear_leftovers, is_dataset
+from safe_rl.data.journal import EpisodeJournal
+from safe_rl.data.writer import Mode, OfflineDatasetWriter
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import EnvironmentFault, UserError
 
@@ -34,11 +36,11 @@ class CollectConfig:
     transitions: int = 20_000
     """Environment steps to collect; the last episode is cut to meet the number."""
     policy: str = "auto"
-    """Who acts: boundary (short episodes near the constraint boundary, where the environment offers them), random, expert,
-    noisy-expert, or the folder of a run, whose policy then acts. auto is boundary where it is offered, else random."""
+    """Who acts: boundary (short episodes near the constraint boundary, where the environment offers them), random,
+    expert, noisy-expert, or the folder of a run, whose policy then acts. auto is boundary where offered, or random."""
     noise: float | None = None
-    """Standard deviation of the noise on the actions of an expert or a run, as a share of the action range; with Discrete
-    actions the probability of a random one (default: 0.1 for noisy-expert, else none)."""
+    """Standard deviation of the noise on the actions of an expert or a run, as a share of the action range; with
+    Discrete actions the probability of a random one (default: 0.1 for noisy-expert, else none)."""
     seed: int = 0
     """Seed; equal seeds give equal data."""
     cost_key: str = "cost"
@@ -74,8 +76,8 @@ class CollectConfig:
 def collect(config: CollectConfig, progress: Progress | None = None) -> OfflineDataset:
     """Collects a dataset.
 
-    Every episode is seeded by the seed and its own number, so an interrupted collection that is resumed gives the same data
-    as one that was not. What ends because the behaviour or the number of transitions says so, is truncated.
+    Every episode is seeded by the seed and its own number, so an interrupted collection that is resumed gives the same
+    data as one that was not. What ends because the behaviour or the number of transitions says so, is truncated.
 
     Args:
         config: What to collect, and where.
@@ -90,7 +92,7 @@ def collect(config: CollectConfig, progress: Progress | None = None) -> OfflineD
     try:
         behaviour = make_behaviour(config.policy, config.noise, env)
         clear_leftovers(config.output)
-        if config.resume and not (partial_folder(config.output) / JOURNAL).exists() and is_dataset(config.output):
+        if config.resume and not EpisodeJournal.exists(config.output) and is_dataset(config.output):
             return _already_complete(config)
         writer = _open_writer(config, env)
         try:
@@ -102,7 +104,8 @@ def collect(config: CollectConfig, progress: Progress | None = None) -> OfflineD
         except EnvironmentFault as error:
             writer.flush()
             raise EnvironmentFault(
-                f"{error}; the {writer.num_transitions} transitions of the episodes before are kept: go on with --resume"
+                f"{error}; the {writer.num_transitions} transitions of the episodes before are kept: "
+                "go on with --resume"
             ) from error
         finally:
             writer.close()
@@ -116,14 +119,15 @@ def _already_complete(config: CollectConfig) -> OfflineDataset:
     collections = dataset.metadata.get(METADATA_KEY, {}).get("collections", [])
     if not collections or collections[-1] != config.description():
         raise UserError(
-            f"{config.output} is a complete dataset, with nothing to resume: add to it with --append, or replace it with --overwrite"
+            f"{config.output} is a complete dataset, with nothing to resume: "
+            "add to it with --append, or replace it with --overwrite"
         )
     logger.warning("%s is complete already", config.output)
     return dataset
 
 
 def _open_writer(config: CollectConfig, env: CostEnv) -> OfflineDatasetWriter:
-    if config.resume and (partial_folder(config.output) / JOURNAL).exists():
+    if config.resume and EpisodeJournal.exists(config.output):
         writer = OfflineDatasetWriter.resume(config.output, env.observation_space, env.action_space)
         try:
             _require_same(config, writer)
@@ -144,11 +148,11 @@ def _open_writer(config: CollectConfig, env: CostEnv) -> OfflineDatasetWriter:
 
 
 def _require_same(config: CollectConfig, writer: OfflineDatasetWriter) -> None:
-    for name, saved in writer.journal["description"].items():
+    for name, saved in writer.journal.header["description"].items():
         if getattr(config, name) != saved:
             raise UserError(
-                f"the interrupted collection in {writer.partial} has {name} = {saved}, not {getattr(config, name)}: resume with "
-                "the same settings, or start anew with --overwrite"
+                f"the interrupted collection in {writer.journal.folder} has {name} = {saved}, not "
+                f"{getattr(config, name)}: resume with the same settings, or start anew with --overwrite"
             )
 
 

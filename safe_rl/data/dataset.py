@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cached_property
@@ -17,9 +15,10 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
-from minari.dataset.minari_storage import METADATA_FILE_NAME, MinariStorage
+from minari.dataset.minari_storage import MinariStorage
 
 from safe_rl.data.episodes import Episode, EpisodeTable, leaf_spaces, require_action_space
+from safe_rl.data.folders import METADATA_KEY, TABLE_FILE, data_folder, find_dataset
 from safe_rl.data.minari_files import read_episodes
 from safe_rl.errors import UserError
 from safe_rl.storage import MANIFEST, verify_manifest
@@ -27,31 +26,20 @@ from safe_rl.transitions import Transitions
 
 logger = logging.getLogger(__name__)
 
-DATA_FOLDER = "data"
-"""Where Minari looks for its files within the folder of a dataset."""
-TABLE_FILE = "table.npz"
-"""The episodes of a dataset written here once more, in one piece that loads at once; the manifest vouches for both."""
-METADATA_KEY = "safe_rl"
-"""The entry of Minari's metadata that holds ours."""
-
-
-def partial_folder(path: Path) -> Path:
-    """Returns where the episodes of an unfinished collection into ``path`` are kept."""
-    return path.with_name(f"{path.name}.partial")
-
 
 class OfflineDataset:
     """Recorded episodes to learn risk from.
 
-    ``<path>/data`` is a Minari dataset that ``minari.MinariDataset`` opens; ``<path>/manifest.json`` holds the hash of every
-    file. Other people's Minari data opens too, if its step infos hold a cost; without a manifest its hashes go unchecked.
+    ``<path>/data`` is a Minari dataset that ``minari.MinariDataset`` opens; ``<path>/manifest.json`` holds the hash of
+    every file. Other people's Minari data opens too, if its step infos hold a cost; it has no hashes to check.
     """
 
     def __init__(self, path: Path, storage: MinariStorage, cost_key: str) -> None:
         """Use ``OfflineDataset.open``."""
         self.path = path
         self.cost_key = cost_key
-        self._storage = storage
+        self.storage = storage
+        """Minari's view of it."""
         self.metadata: dict[str, Any] = MinariStorage.read_raw_metadata(storage.data_path)
         """Minari's metadata, as JSON values."""
 
@@ -64,7 +52,7 @@ class OfflineDataset:
             cost_key: The entry of the step infos that is the constraint: above zero counts as a violation.
 
         Raises:
-            UserError: It is missing, damaged (the message names the file), no dataset, or of spaces that are not supported.
+            UserError: It is missing, damaged (the message names the file), no dataset, or its spaces are not supported.
         """
         folder = find_dataset(Path(path))
         if (folder / MANIFEST).is_file():
@@ -77,12 +65,12 @@ class OfflineDataset:
     @property
     def observation_space(self) -> gym.Space[Any]:
         """The environment's observation space."""
-        return self._storage.observation_space
+        return self.storage.observation_space
 
     @property
     def action_space(self) -> gym.Space[Any]:
         """The environment's action space."""
-        return self._storage.action_space
+        return self.storage.action_space
 
     @property
     def env_id(self) -> str:
@@ -122,7 +110,7 @@ class OfflineDataset:
         try:
             if (self.path / TABLE_FILE).is_file() and (self.path / MANIFEST).is_file():
                 return EpisodeTable.load(self.path / TABLE_FILE)
-            return read_episodes(self._storage, self.cost_key)
+            return read_episodes(self.storage, self.cost_key)
         except (OSError, KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
             raise _damaged(self.path, error) from error
 
@@ -206,60 +194,14 @@ class OfflineDataset:
             if not rows.all():
                 episode = int(np.searchsorted(np.cumsum(self.episode_lengths), int(np.argmin(rows)), side="right"))
                 raise UserError(
-                    f"dataset {self.path} is not finite in {int((~rows).sum())} transitions: the first is the {field.name} in "
-                    f"episode {episode}; find out why the environment returned NaN or infinity and collect it again"
+                    f"dataset {self.path} is not finite in {int((~rows).sum())} transitions: the first is the "
+                    f"{field.name} in episode {episode}; mend what returned NaN or infinity and collect again"
                 )
         if not transitions.cost.any():
             raise UserError(
-                f"dataset {self.path} holds no violation among its {len(transitions)} transitions, so no risk can be learned: "
-                "collect nearer to the constraint boundary (--policy random, or more --noise) or check --cost-key"
+                f"dataset {self.path} holds no violation in its {len(transitions)} transitions, so no risk can be "
+                "learned: collect nearer to the constraint boundary (--policy random, more --noise), or check --cost-key"
             )
-
-
-def find_dataset(path: Path) -> Path:
-    """Returns the folder of a dataset, given it, the ``data`` folder in it, or the id of a local dataset of Minari's.
-
-    Raises:
-        UserError: There is none.
-    """
-    if not path.exists():
-        clear_leftovers(path)
-    if not path.exists():
-        root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
-        if not path.is_absolute() and is_dataset(Path(root) / path):
-            return Path(root) / path
-        if partial_folder(path).exists():
-            raise UserError(f"the collection of dataset {path} was interrupted: finish it with safe-rl collect --resume")
-        raise UserError(f"no dataset at {path}: the folder does not exist; make it with safe-rl collect --output {path}")
-    if path.name == DATA_FOLDER and (path / METADATA_FILE_NAME).is_file() and (path.parent / MANIFEST).is_file():
-        return path.parent
-    if not is_dataset(path):
-        if (path / MANIFEST).is_file():
-            verify_manifest(path)
-        raise UserError(f"{path} is not a dataset: it holds no {DATA_FOLDER}/{METADATA_FILE_NAME}")
-    return path
-
-
-def is_dataset(path: Path) -> bool:
-    """Tells whether a folder holds a Minari dataset."""
-    return (data_folder(path) / METADATA_FILE_NAME).is_file()
-
-
-def data_folder(path: Path) -> Path:
-    """Returns where Minari's files are: in the ``data`` folder, or in the dataset's folder itself."""
-    return path if (path / METADATA_FILE_NAME).is_file() else path / DATA_FOLDER
-
-
-def clear_leftovers(path: Path) -> None:
-    """Undoes or finishes what a killed process had begun in order to replace a dataset."""
-    for folder in sorted(path.parent.glob(f".{path.name}.*-*")):
-        kind, _, process = folder.name[len(path.name) + 2 :].rpartition("-")
-        if kind not in ("former", "staging") or not process.isdecimal() or Path("/proc", process).exists():
-            continue
-        if kind == "former" and not path.exists():
-            folder.rename(path)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_compatible(
@@ -272,7 +214,8 @@ def require_compatible(
     )
     if shapes != other_shapes:
         raise UserError(
-            f"{name} has observations of shape {_shapes(shapes)}, {other} of {_shapes(other_shapes)}: they do not belong together"
+            f"{name} has observations of shape {_shapes(shapes)}, {other} of {_shapes(other_shapes)}: "
+            "they do not belong together"
         )
     if not _equal_actions(own[1], theirs[1]):
         raise UserError(f"{name} has actions {own[1]}, {other} has {theirs[1]}: they do not belong together")
@@ -284,7 +227,9 @@ def _shapes(shapes: dict[str, tuple[int, ...]]) -> str:
 
 def _equal_actions(first: gym.Space[Any], second: gym.Space[Any]) -> bool:
     if isinstance(first, spaces.Box) and isinstance(second, spaces.Box):
-        return first.shape == second.shape and np.allclose(first.low, second.low) and np.allclose(first.high, second.high)
+        return (
+            first.shape == second.shape and np.allclose(first.low, second.low) and np.allclose(first.high, second.high)
+        )
     return first == second
 
 
@@ -301,7 +246,9 @@ def _stored_cost_key(folder: Path, wanted: str) -> str:
     if collected is None:
         return wanted
     if wanted not in ("cost", collected):
-        raise UserError(f"dataset {folder} was collected with --cost-key {collected}, not {wanted}: leave the option out")
+        raise UserError(
+            f"dataset {folder} was collected with --cost-key {collected}, not {wanted}: leave the option out"
+        )
     return "cost"
 
 
@@ -321,14 +268,17 @@ def _open_storage(folder: Path) -> MinariStorage:
     except ImportError as error:
         raise UserError(f"dataset {folder} needs a package of Minari's: {_one_line(error)}") from error
     except gym.error.Error as error:
-        raise UserError(f"dataset {folder} names no spaces, and its environment cannot be made: {_one_line(error)}") from error
+        raise UserError(
+            f"dataset {folder} names no spaces, and its environment cannot be made: {_one_line(error)}"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, NotImplementedError) as error:
         raise _damaged(folder, error) from error
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:
     return UserError(
-        f"dataset {path} is damaged ({type(error).__name__}: {_one_line(error)}): restore it or collect it again with --overwrite"
+        f"dataset {path} is damaged ({type(error).__name__}: {_one_line(error)}): "
+        "restore it or collect it again with --overwrite"
     )
 
 

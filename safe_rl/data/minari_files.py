@@ -1,8 +1,9 @@
 """Reads and writes the episodes of Minari's HDF5 files.
 
-Minari's own functions make every array of every episode through h5py's convenient interface: with thousands of episodes of a
-few steps that takes seconds and a resizable, mostly empty chunk each. Here the same groups and arrays go through h5py's
-low-level interface, several times faster and smaller; Minari reads them as its own. Other formats of Minari are read by Minari.
+Minari's own functions make every array of every episode through h5py's convenient interface: with thousands of episodes
+of a few steps that takes seconds, and a resizable, mostly empty chunk each. Here the same groups and arrays go through
+h5py's low-level interface, faster and several times smaller; Minari reads them as its own. Minari's other formats it reads
+itself.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _SUCCESS_KEYS = ("success", "is_success")
 def append_episodes(path: Path, episodes: Iterable[Episode], first_id: int) -> None:
     """Adds episodes to an HDF5 file of Minari's, which is made if it is empty or missing.
 
-    The infos are laid out as Minari's collector does it: one row for the reset, then one a step. ``task_action`` is stored only
-    where it differs from the action.
+    The infos are laid out as Minari's collector does it: one row for the reset, then one a step. ``task_action`` is
+    stored only where it differs from the action.
     """
     mode = "a" if first_id else "w"
     with h5py.File(path, mode, track_order=True) as file:
@@ -204,7 +205,9 @@ class _TableCollector:
                 f"episode {number} of {self._path} has no info {self._cost_key!r} (its infos: {names}): "
                 "name the constraint with --cost-key"
             )
-        success = next((s for key in _SUCCESS_KEYS if (s := self._info(number, episode, key, length)) is not None), None)
+        success = next(
+            (s for key in _SUCCESS_KEYS if (s := self._info(number, episode, key, length)) is not None), None
+        )
         task_action = self._info(number, episode, "task_action", length, self._act_shape)
         for path, space in self._leaves.items():
             array = episode.array("observations", path)
@@ -236,8 +239,8 @@ class _TableCollector:
     def _fit(self, number: int, name: str, array: Array, length: int, shape: tuple[int, ...]) -> Array:
         if array.size != length * int(np.prod(shape, dtype=int)) or array.dtype.kind not in "buif":
             raise UserError(
-                f"episode {number} of {self._path} is damaged: its {name} are {array.dtype}{array.shape}, expected numbers of "
-                f"shape {(length, *shape)}: restore the dataset or collect it again"
+                f"episode {number} of {self._path} is damaged: its {name} are {array.dtype}{array.shape}, expected "
+                f"numbers of shape {(length, *shape)}: restore the dataset or collect it again"
             )
         return array.reshape(length, *shape)
 
