@@ -36,6 +36,9 @@ class SACConfig:
     """Entropy to keep, in nats (default: minus the number of action components)."""
     reward_scale: float = 1.0
     """Factor on the reward before it reaches the critics."""
+    violation_ends_value: bool = True
+    """Value a violating transition as the end of the episode. Where rewards are negative that makes crashing pay; switched off,
+    the critics look past the violation as if the episode went on."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics."""
 

@@ -154,7 +154,7 @@ class SACAgent:
         with torch.no_grad():
             next_action, next_log_prob = self.actor.sample(next_obs, self._noise(len(next_obs)))
             next_value = self._q(self.critic_targets, next_obs, next_action).amin(0) - self._alpha * next_log_prob
-            target = self._task_reward(batch) + self.config.sac.gamma * (1 - batch.terminated) * next_value
+            target = self._task_reward(batch) + self.config.sac.gamma * (1 - self._ends_value(batch)) * next_value
         q = self._q(self.critics, obs, batch.task_action)
         return 0.5 * (q - target).square().mean(1).sum()
 
@@ -166,6 +166,10 @@ class SACAgent:
     def _task_reward(self, batch: Batch) -> torch.Tensor:
         """The reward (B,) the task critics learn from; methods that penalise it change it here."""
         return batch.reward * self.config.sac.reward_scale
+
+    def _ends_value(self, batch: Batch) -> torch.Tensor:
+        """1.0 (B,) where nothing follows for the task critics."""
+        return batch.terminated if self.config.sac.violation_ends_value else batch.terminated * (1 - batch.cost)
 
     @staticmethod
     def _q(critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor, *, freeze: bool = False) -> torch.Tensor:
