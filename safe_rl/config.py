@@ -37,8 +37,8 @@ class SACConfig:
     reward_scale: float = 1.0
     """Factor on the reward before it reaches the critics."""
     violation_ends_value: bool = True
-    """Value a violating transition as the end of the episode. Where rewards are negative that makes crashing pay; switched off,
-    the critics look past the violation as if the episode went on."""
+    """Value a violation as the end of the episode: where rewards are negative that makes crashing pay. Switched off, the
+    task critics look past it as if the episode went on."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics."""
 
