@@ -200,7 +200,7 @@ class OfflineDataset:
         if not transitions.cost.any():
             raise UserError(
                 f"dataset {self.path} holds no violation in its {len(transitions)} transitions, so no risk can be "
-                "learned: collect nearer to the constraint boundary (--policy random, more --noise), or check --cost-key"
+                "learned: collect nearer to the constraint boundary (--policy random, more --noise) or check --cost-key"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -122,9 +123,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # h5py raises a RuntimeError where closing a file fails
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(
-            f"cannot write {path}: {reason}; the episodes collected before are kept: free some space and use --resume"
-        ) from error
+        no_room = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+        cure = "free some space and use --resume" if no_room else "make it writable or choose another --output"
+        raise UserError(f"cannot write {path}: {reason}; the episodes collected before are kept: {cure}") from error
 
 
 def _write_atomically(path: Path, content: bytes | EpisodeTable) -> None:

@@ -2,8 +2,8 @@
 
 Minari's own functions make every array of every episode through h5py's convenient interface: with thousands of episodes
 of a few steps that takes seconds, and a resizable, mostly empty chunk each. Here the same groups and arrays go through
-h5py's low-level interface, faster and several times smaller; Minari reads them as its own. Minari's other formats it reads
-itself.
+h5py's low-level interface, faster and several times smaller; Minari reads them as its own. Minari's other formats it
+reads itself.
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ class OfflineDatasetWriter:
         header = self.journal.header
         former = base.metadata if base else {}
         collections = former.get(METADATA_KEY, {}).get("collections", [])
-        storage = MinariStorage.read(folder)
+        storage = MinariStorage.read(folder.resolve())  # its get_size fails on a relative path
         update = {
             "total_steps": self.num_transitions + (base.num_transitions if base else 0),
             "total_episodes": self.num_episodes + self.first_episode,
