@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +52,13 @@ class TanhGaussianActor(nn.Module):
         Returns:
             (B, act_dim) action in [-1, 1] and (B,) its log-density.
         """
+        action, log_prob = _TanhGaussian.apply(self.net(obs)[0], noise)
+        return action, log_prob
+
+    def sample_action(self, obs: Tensor, noise: Tensor) -> Tensor:
+        """The action of ``sample`` without its log-density, where nobody needs that; for the arguments see there."""
         mean, log_std = self.net(obs)[0].chunk(2, dim=-1)
-        log_std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
-        u = torch.addcmul(mean, log_std.exp(), noise)
-        # log N(u; mean, std) - log(1 - tanh(u)^2), where (u - mean) / std is the noise itself and
-        # log(1 - tanh(u)^2) = 2 * (log 2 - u - softplus(-2 u)) does not overflow.
-        log_det = 2.0 * (LOG_2 - u - functional.softplus(-2.0 * u))
-        log_prob = (-0.5 * noise.square() - LOG_SQRT_2PI - log_std - log_det).sum(dim=-1)
-        return torch.tanh(u), log_prob
+        return torch.addcmul(mean, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp(), noise).tanh()
 
     def mean_action(self, obs: Tensor) -> Tensor:
         """Returns the (B, act_dim) action in [-1, 1] without noise, for (B, obs_dim) observations."""
@@ -109,3 +109,35 @@ class DeterministicActor(nn.Module):
     def mean_action(self, obs: Tensor) -> Tensor:
         """Returns the (B, act_dim) action in [-1, 1] without noise, for (B, obs_dim) observations."""
         return torch.tanh(self.net(obs)[0])
+
+
+class _TanhGaussian(torch.autograd.Function):
+    """Squashed sample and log-density of a Gaussian, once differentiable: 16 operations instead of some 40."""
+
+    @staticmethod
+    def forward(ctx: Any, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_std = parameters.chunk(2, dim=-1)
+        log_std_ = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX)
+        deviation = log_std_.exp().mul_(noise)
+        u = mean + deviation
+        action = torch.tanh(u)
+        half = torch.sub(u, functional.softplus(u, beta=-2.0), alpha=2.0)
+        half.sub_(torch.addcmul(log_std_, noise, noise, value=0.5), alpha=0.5)
+        log_prob = half.sum(dim=-1).mul_(2.0).sub_(noise.shape[-1] * (LOG_SQRT_2PI + 2.0 * LOG_2))
+        ctx.save_for_backward(action, deviation, log_std)
+        ctx.set_materialize_grads(False)
+        return action, log_prob
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_action: Tensor | None, grad_log_prob: Tensor | None) -> tuple[Tensor | None, None]:
+        action, deviation, log_std = ctx.saved_tensors
+        grad_u = torch.zeros_like(action) if grad_action is None else torch.ops.aten.tanh_backward(grad_action, action)
+        if grad_log_prob is not None:
+            grad_log_prob = grad_log_prob.unsqueeze(-1)
+            grad_u.addcmul_(action, grad_log_prob, value=2.0)
+        grad_log_std = grad_u * deviation
+        if grad_log_prob is not None:
+            grad_log_std.sub_(grad_log_prob)
+        grad_log_std = torch.ops.aten.hardtanh_backward(grad_log_std, log_std, LOG_STD_MIN, LOG_STD_MAX)
+        return torch.cat([grad_u, grad_log_std], dim=-1), None

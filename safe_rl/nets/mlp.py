@@ -1,14 +1,14 @@
 """A stack of MLPs that is evaluated, and differentiated, as one: the building block of every actor and critic.
 
-A learner step is made of some 35 products of 256 x 256 x 256; the rest is overhead. What is done here against it (times on
-one thread, batch 256, hidden 256; see ``docs/results/learner_speed.md``):
+A learner step is made of some 35 products of 256 x 256 x 256; the rest is overhead. What is done here against it (times
+on one thread, batch 256, hidden 256; see ``docs/results/learner_speed.md``):
 
 * all parameters live in one flat tensor, so that the optimiser and the target update are one operation each;
-* the backward pass is written by hand: it computes only the gradients that are asked for (none of the weights where a critic
-  is frozen, none of the input where nobody needs it) and writes weight gradients straight into one flat buffer;
+* the backward pass is written by hand: it computes only the gradients that are asked for (none of the weights where a
+  critic is frozen, none of the input where nobody needs it) and writes them straight into one flat buffer;
 * a matrix is stored with its narrow side first: with an output of width 4, products take 11-16 us instead of 79 us;
-* on the CPU one member is evaluated after the other, layer by layer, so that its activations are still in the cache when they
-  are read again (and bmm is up to 9 times slower than mm where a side is narrow); on CUDA all members are one bmm a layer;
+* on the CPU one member is evaluated after the other, so that its activations are still in the cache when they are read
+  again (and bmm is up to 9 times slower than mm where a side is narrow); on CUDA all members are one bmm a layer;
 * the bfloat16 copy of the weights is made once after a change, not at each use.
 """
 
@@ -41,7 +41,7 @@ class StackedMLP(nn.Module):
     """``num_members`` ReLU MLPs of equal shape: twin critics, an ensemble, or a single network.
 
     All parameters are views of the one parameter ``flat``, member after member; a deep copy, ``.to(device)`` and
-    ``load_state_dict`` keep it so. Change it in place (``flat.data.copy_`` and its like are not noticed by the bfloat16 copy).
+    ``load_state_dict`` keep it so. (Changes through ``flat.data`` are not noticed by the bfloat16 copy.)
 
     Args:
         num_members: number of MLPs.
@@ -49,8 +49,8 @@ class StackedMLP(nn.Module):
         hidden_sizes: width of each hidden layer.
         output_size: width of the output.
         generator: CPU generator of the initial weights; the global one where it is None.
-        precision: ``"float32"``, or ``"bfloat16"`` to run the products between hidden layers in bfloat16. The parameters, the
-            first and the last layer, and the output stay in the parameters' own type.
+        precision: ``"float32"``, or ``"bfloat16"`` to run the products between hidden layers in bfloat16. The
+            parameters, the first and the last layer, and the output stay in the parameters' own type.
 
     Raises:
         ValueError: if ``precision`` is neither of the two.
@@ -80,6 +80,8 @@ class StackedMLP(nn.Module):
         self._units: list[list[Layer]] | None = None
         self._low_weights: list[list[Tensor]] | None = None
         self._low_version = -1
+        self._gradient: tuple[Tensor, list[list[Layer]]] | None = None
+        self._gradient_is_free = False
         self.reset_parameters(generator)
 
     @torch.no_grad()
@@ -97,7 +99,7 @@ class StackedMLP(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the cached views behind: they belong to this object's ``flat``."""
-        return {**self.__dict__, "_units": None, "_low_weights": None}
+        return {**self.__dict__, "_units": None, "_low_weights": None, "_gradient": None, "_gradient_is_free": False}
 
     def _views(self, flat: Tensor, shape: tuple[int, ...]) -> list[Layer]:
         """Cuts ``flat`` (*shape, parameters of a member) into layers with the leading dimensions ``shape``."""
@@ -132,7 +134,7 @@ class StackedMLP(nn.Module):
         return units
 
     def low_weights(self) -> list[list[Tensor]]:
-        """The units' weights as the products use them: in bfloat16 between hidden layers, cached until ``flat`` changes."""
+        """The units' weights as the products use them, in bfloat16 between hidden layers; cached until they change."""
         units = self.units()
         version = self.flat._version  # counts changes in place
         # On CUDA always: the replays of a captured graph do not pass here, so the casts must be among its kernels.
@@ -144,6 +146,19 @@ class StackedMLP(nn.Module):
                 ]
             self._low_version = version
         return self._low_weights
+
+    def gradient_buffer(self) -> tuple[Tensor, list[list[Layer]]]:
+        """Memory for the gradient of ``flat`` and its ``views_of``, the former one where it was recycled."""
+        spare, self._gradient_is_free = self._gradient if self._gradient_is_free else None, False
+        if spare is None or (spare[0].device, spare[0].dtype) != (self.flat.device, self.flat.dtype):
+            gradient = torch.empty_like(self.flat, requires_grad=False)
+            spare = self._gradient = gradient, self.views_of(gradient)
+        return spare
+
+    def recycle_gradient(self, gradient: Tensor) -> None:
+        """Lets the next backward pass write over ``gradient``, if it came from here: cutting a new one takes 25 us."""
+        if self._gradient is not None and self._gradient[0].data_ptr() == gradient.data_ptr():
+            self._gradient_is_free = True
 
     def forward(self, x: Tensor, *, freeze: bool = False) -> Tensor:
         """Evaluates all members.
@@ -157,7 +172,7 @@ class StackedMLP(nn.Module):
         """
         flat = self.flat.detach() if freeze else self.flat
         if torch.is_grad_enabled() and (x.requires_grad or flat.requires_grad):
-            output: Tensor = _Differentiable.apply(x, flat, self)  # type: ignore[no-untyped-call]
+            output: Tensor = _Differentiable.apply(x, flat, self)
             return output
         return self._evaluate(x, None)
 
@@ -165,6 +180,7 @@ class StackedMLP(nn.Module):
         """Returns (num_members, B, output_size); appends the input of every layer of every unit to ``saved``."""
         units = self.units()
         low_weights = self.low_weights() if any(self._low) else [()] * len(units)
+        inputs: tuple[Tensor, ...]
         if x.is_cuda:
             inputs = (x if x.dim() == 3 else x.expand(self.num_members, -1, -1),)
         else:
@@ -245,20 +261,21 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        flat, *saved = ctx.saved_tensors
+        _, *saved = ctx.saved_tensors
         module: StackedMLP = ctx.module
         needs_x, needs_flat, _ = ctx.needs_input_grad
         units = module.units()
         low_weights = module.low_weights() if any(module._low) else [()] * len(units)
-        flat_grad = torch.empty_like(flat) if needs_flat else None
-        grads = [None] * len(units) if flat_grad is None else module.views_of(flat_grad)
+        flat_grad, grads = module.gradient_buffer() if needs_flat else (None, [None] * len(units))
         output_grads = (grad,) if grad.is_cuda else grad.unbind()
         x_grads = []
         for unit, layers in enumerate(units):
             inputs = saved[unit * len(layers) : (unit + 1) * len(layers)]
-            x_grads.append(
-                module._differentiate_unit(output_grads[unit], inputs, layers, low_weights[unit], grads[unit], needs_x)
+            x_grad = module._differentiate_unit(
+                output_grads[unit], inputs, layers, low_weights[unit], grads[unit], needs_x
             )
+            if x_grad is not None:
+                x_grads.append(x_grad)
         if not needs_x:
             return None, flat_grad, None
         x_grad = x_grads[0] if grad.is_cuda else torch.stack(x_grads)
