@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+from typing import Any
 
 
-def _import_pybullet() -> None:
-    """Imports PyBullet with standard error closed for the moment: the line comes from C and cannot be switched off."""
+def _import_quietly(name: str) -> Any:
+    """Imports a module with standard error closed for the moment: PyBullet's line comes from C, no switch stops it."""
     try:
         standard_error = os.dup(2)
-    except OSError:  # no standard error: nothing to keep clean
-        return
-    silent = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # there is no standard error to keep clean
+        return importlib.import_module(name)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(silent, 2)
+        os.dup2(nowhere, 2)
+        return importlib.import_module(name)
     finally:
         os.dup2(standard_error, 2)
-        os.close(silent)
+        os.close(nowhere)
         os.close(standard_error)
 
 
-_import_pybullet()
-
-import pybullet  # noqa: E402
-
-__all__ = ["pybullet"]
+pybullet: Any = _import_quietly("pybullet")

@@ -6,6 +6,7 @@ moves it 2.55 cm along an axis. Touching a wall is a violation.
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any, ClassVar
 
@@ -35,6 +36,8 @@ GOAL_RMS_DISTANCE = 0.03
 START_X, START_Y = (-0.22, -0.13), (-0.22, 0.22)
 CHAMBERS_X = ((-0.275, -0.145), (-0.055, 0.055), (0.145, 0.275))
 """Where the robot's centre is free of walls, from the start's chamber to the goal's."""
+CHAMBERS_Y = 0.275
+"""The same along y, either side of 0."""
 
 _HALF, _THICKNESS = 0.3, 0.02
 MAZE_MAP = PlaneMap(
@@ -50,7 +53,7 @@ MAZE_MAP = PlaneMap(
         Box2D(-_HALF, _HALF, _HALF, _HALF + _THICKNESS),
     ),
     goal=GOAL,
-    goal_radius=GOAL_RMS_DISTANCE * 2.0**0.5,
+    goal_radius=GOAL_RMS_DISTANCE / 0.5**0.5,
     unit="m",
     robot_radius=ROBOT_RADIUS,
 )
@@ -70,6 +73,10 @@ _ORIGIN = (0.0, 0.0, 0.0)
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 _PUSHED = 1e-6
 """Metres off the free motion that only a contact explains."""
+_CLEAR = 0.002
+"""Metres from a wall beyond which Bullet keeps no contact points."""
+_RMS = 0.5**0.5
+"""Root mean square over two axes for each metre of Euclidean distance."""
 
 
 class Maze(PlanarEnv, EzPickle):
@@ -111,20 +118,29 @@ class Maze(PlanarEnv, EzPickle):
         )
         pybullet.stepSimulation(physicsClientId=client)
         (x, y, _), _ = pybullet.getBasePositionAndOrientation(robot, physicsClientId=client)
-        # Bullet lists the last substep's contacts; an earlier one that is over has left the robot off its free path.
+        # A contact within the step, over or not, has left the robot off its free path.
         violation = (
             abs(x - self._x - TRAVEL * force_x) > _PUSHED
             or abs(y - self._y - TRAVEL * force_y) > _PUSHED
-            or any(point[8] <= 0.0 for point in pybullet.getContactPoints(robot, physicsClientId=client))
+            or self._in_contact(x, y)
         )
         self._x, self._y = x, y
-        rms_distance = (0.5 * ((x - GOAL[0]) ** 2 + (y - GOAL[1]) ** 2)) ** 0.5
+        rms_distance = math.hypot(x - GOAL[0], y - GOAL[1]) * _RMS
         success = rms_distance < GOAL_RMS_DISTANCE and not violation
         self._ended = success or violation
         if self.render_mode is not None:
             self._after_step()
         obs = np.array((x, y), np.float32)
         return obs, -rms_distance, self._ended, False, {"cost": float(violation), "success": success}
+
+    def _in_contact(self, x: float, y: float) -> bool:
+        """Asks Bullet whether the robot, at ``(x, y)``, touches a wall now."""
+        for low, high in CHAMBERS_X:
+            if low + _CLEAR < x < high - _CLEAR and abs(y) < CHAMBERS_Y - _CLEAR:
+                return False  # out of every wall's reach: spare the call
+        pybullet.performCollisionDetection(physicsClientId=self._client)
+        contacts = pybullet.getContactPoints(self._robot, physicsClientId=self._client)
+        return any(contact[8] <= 0.0 for contact in contacts)
 
     def close(self) -> None:
         """Frees the physics client; the environment cannot be used afterwards."""
@@ -154,7 +170,7 @@ class Maze(PlanarEnv, EzPickle):
         random = rng.random() < RANDOM_SEGMENTS
         while True:
             low, high = CHAMBERS_X[rng.integers(3)]
-            x, y = rng.uniform(low, high), rng.uniform(-0.275, 0.275)
+            x, y = rng.uniform(low, high), rng.uniform(-CHAMBERS_Y, CHAMBERS_Y)
             if not self.touches_obstacle(x, y) and (not random or self.touches_obstacle(x, y, margin=BOUNDARY)):
                 break
         policy = _pushing_policy(rng) if random else _noisy_expert(LANE_Y + rng.uniform(-LANE_SPREAD, LANE_SPREAD))
