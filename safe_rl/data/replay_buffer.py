@@ -162,7 +162,7 @@ class ReplayBuffer:
         """Restores ``state_dict``; the offline transitions must have been added already.
 
         Raises:
-            UserError: The offline transitions are not those of the checkpoint, or the capacity is too small.
+            UserError: The offline transitions are not those of the checkpoint, or the capacity differs.
         """
         online = state["online"]
         if state["num_offline"] != self.num_offline:
@@ -170,9 +170,11 @@ class ReplayBuffer:
                 f"the checkpoint was written with {state['num_offline']} offline transitions, "
                 f"the dataset has {self.num_offline}: resume with the same --dataset"
             )
-        if len(online) > self.capacity:
+        # A ring that has turned over ends at its capacity: in a larger one the rows would be out of order.
+        if len(online) > self.capacity or (len(online) < self.capacity and state["next"] != len(online)):
             raise UserError(
-                f"the checkpoint holds {len(online)} transitions, more than the replay capacity {self.capacity}"
+                f"the checkpoint's {len(online)} online transitions do not fit the replay capacity {self.capacity}: "
+                "resume with the capacity of the run"
             )
         self._rows[self.num_offline : self.num_offline + len(online)] = online.to(self.device)
         self.num_online, self._next = len(online), state["next"]
