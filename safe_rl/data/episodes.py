@@ -33,7 +33,7 @@ def leaf_spaces(space: gym.Space[Any]) -> dict[str, spaces.Box]:
         return {"": space}
     leaves: dict[str, spaces.Box] = {}
     if isinstance(space, spaces.Dict):
-        for key, subspace in space.spaces.items():
+        for key, subspace in sorted(space.spaces.items()):
             leaves |= {f"{key}/{path}".rstrip("/"): leaf for path, leaf in leaf_spaces(subspace).items()}
     return leaves
 

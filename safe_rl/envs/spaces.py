@@ -29,7 +29,7 @@ def flat_dim(space: gym.Space[Any]) -> int:
 
 
 def flatten_observation(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float32]:
-    """Flattens one observation, the entries of a Dict in the order of their keys.
+    """Flattens one observation, the entries of a Dict in alphabetical order: a space that was stored has lost its own.
 
     Args:
         space: The observation's space.
@@ -39,14 +39,15 @@ def flatten_observation(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float
         (obs_dim,) a copy as float32.
     """
     if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten_observation(sub, obs[key]) for key, sub in space.spaces.items()])
+        return np.concatenate([flatten_observation(sub, obs[key]) for key, sub in sorted(space.spaces.items())])
     return np.array(obs, dtype=np.float32).reshape(-1)
 
 
 def flatten_observations(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float32]:
     """Flattens observations ``(N, ...)``, for a Dict space a dictionary of such, to ``(N, obs_dim)`` float32."""
     if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten_observations(sub, obs[key]) for key, sub in space.spaces.items()], axis=1)
+        parts = [flatten_observations(sub, obs[key]) for key, sub in sorted(space.spaces.items())]
+        return np.concatenate(parts, axis=1)
     array = np.asarray(obs, dtype=np.float32)
     return array.reshape(len(array), -1)
 
