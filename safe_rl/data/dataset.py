@@ -101,6 +101,12 @@ class OfflineDataset:
         self.transitions()
         return self._lengths
 
+    @cached_property
+    def episode_successes(self) -> npt.NDArray[np.bool_]:
+        """(num_episodes,) whether the task was done in each episode."""
+        self.transitions()
+        return self._successes
+
     def table(self) -> EpisodeTable:
         """Reads all episodes as they were stored: observations with their own keys, shapes and types.
 
@@ -129,8 +135,9 @@ class OfflineDataset:
     @cached_property
     def _transitions(self) -> Transitions:
         table = self.table()
+        steps, num_steps, ends = table.steps, table.num_steps, np.cumsum(table.lengths)
         self._lengths = table.lengths
-        num_steps, ends = table.num_steps, np.cumsum(table.lengths)
+        self._successes = np.logical_or.reduceat(steps["success"], ends - table.lengths)
         obs = np.concatenate(
             [
                 table.obs[path].reshape(num_steps + len(ends), -1).astype(np.float32)
@@ -138,18 +145,17 @@ class OfflineDataset:
             ],
             axis=1,
         )
-        finals = ends + np.arange(len(ends))
-        firsts = finals - table.lengths
-        steps = table.steps
+        final_obs = ends + np.arange(len(ends))
+        first_obs = final_obs - table.lengths
         truncated = steps["truncated"].copy()
         truncated[ends - 1] |= ~steps["terminated"][ends - 1]
         return Transitions(
-            obs=np.delete(obs, finals, axis=0),
+            obs=np.delete(obs, final_obs, axis=0),
             task_action=steps["task_action"].reshape(num_steps, -1).astype(np.float32),
             action=steps["action"].reshape(num_steps, -1).astype(np.float32),
             reward=steps["reward"].astype(np.float32),
             cost=_indicator(steps["cost"]),
-            next_obs=np.delete(obs, firsts, axis=0),
+            next_obs=np.delete(obs, first_obs, axis=0),
             terminated=steps["terminated"],
             truncated=truncated,
         )

@@ -65,7 +65,7 @@ class _ArrayWriter:
         self._scalar = h5s.create(h5s.SCALAR)
         self._links = h5p.create(h5p.LINK_CREATE)
         self._links.set_create_intermediate_group(True)
-        self._compact = h5p.create(h5p.DATASET_CREATE)
+        self._compact = _properties()
         self._compact.set_layout(h5d.COMPACT)
 
     def __call__(self, group: h5g.GroupID, name: str, array: Array) -> None:
@@ -81,9 +81,15 @@ class _ArrayWriter:
         h5a.create(group, name.encode(), h5t.STD_I64LE, self._scalar).write(np.array(value, dtype=np.int64))
 
 
+def _properties() -> h5p.PropDCID:
+    properties = h5p.create(h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)  # equal data, equal files
+    return properties
+
+
 def _compressed(shape: tuple[int, ...]) -> h5p.PropDCID:
     """Images shrink several times; one row a chunk, so that single frames can be read."""
-    properties = h5p.create(h5p.DATASET_CREATE)
+    properties = _properties()
     properties.set_layout(h5d.CHUNKED)
     properties.set_chunk((1, *shape[1:]) if len(shape) > 2 else shape)
     properties.set_shuffle()
@@ -191,12 +197,16 @@ class _TableCollector:
         self._obs: dict[str, list[Array]] = {path: [] for path in self._leaves}
         self._steps: dict[str, list[Array]] = {name: [] for name in STEP_FIELDS}
         self._seeds: list[int] = []
+        self._num_seen = 0
 
     def add(self, episode: _Hdf5Episode | _DictEpisode, seed: int | None) -> None:
         """Appends an episode."""
-        number = len(self._seeds)
+        number = self._num_seen
+        self._num_seen += 1
         reward = episode.array("rewards").reshape(-1)
         length = len(reward)
+        if length == 0:  # an episode that was reset and never stepped
+            return
         action = self._fit(number, "actions", episode.array("actions"), length, self._act_shape)
         cost = self._info(number, episode, self._cost_key, length)
         if cost is None:
