@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
@@ -45,16 +46,24 @@ def _make_registered(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         raise UserError(f"no environment {env!r}: {_one_line(error)}") from error
     except ImportError as error:
         raise UserError(f"environment {env!r} needs {error.name}: pip install 'safe_rl[sim]'") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"environment {env!r} raised {type(error).__name__}: {_one_line(error)}") from error
 
 
 def _make_from_factory(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     module_name, _, factory_name = env.partition(":")
+    if not module_name or not factory_name:
+        raise UserError(f"no environment {env!r}: environments of your own are named package.module:factory")
     if os.getcwd() not in sys.path:  # an installed command does not look in the current folder by itself
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import {module_name!r} of environment {env!r}: {_one_line(error)}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise UserError(
+            f"cannot import {module_name!r} of environment {env!r}: {type(error).__name__}: {_one_line(error)}"
+        ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise UserError(
@@ -82,7 +91,6 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
         self.cost_key = cost_key
         self.name = name or str(env)
         self.obs_dim = flat_dim(env.observation_space)
-        self._box_shape = env.observation_space.shape if isinstance(env.observation_space, gym.spaces.Box) else None
         self._saw_cost = False
         self._steps_without_cost = 0
 
@@ -109,11 +117,7 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise EnvironmentFault(
                 f"environment {self.name} raised in step: {type(error).__name__}: {_one_line(error)}"
             ) from error
-        if len(result) == 6:
-            obs, reward, cost, terminated, truncated, info = result
-        else:
-            obs, reward, terminated, truncated, info = result
-            cost = self._cost_from(info)
+        obs, reward, terminated, truncated, info, cost = self._unpack(result)
         self._check_observation(obs)
         if not np.isfinite(reward):
             raise EnvironmentFault(f"environment {self.name} returned the reward {reward}: rewards must be finite")
@@ -122,11 +126,28 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
             "cost": self._indicator(cost),
             "success": bool(info.get("success", info.get("is_success", False))),
         }
-        return obs, float(reward), bool(terminated), bool(truncated), info
+        return obs, reward, bool(terminated), bool(truncated), info
 
     def flat(self, obs: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Flattens one observation to ``(obs_dim,)`` float32."""
         return flatten_observation(self.observation_space, obs)
+
+    def _unpack(self, result: Any) -> tuple[Any, float, Any, Any, dict[str, Any], SupportsFloat]:
+        """Takes Gymnasium's five values, or the six with the cost third, apart."""
+        values = f"{len(result)} values" if isinstance(result, tuple) else type(result).__name__
+        if not isinstance(result, tuple) or len(result) not in (5, 6) or not isinstance(result[-1], dict):
+            raise EnvironmentFault(
+                f"environment {self.name} returned {values} from step: it must return observation, reward, terminated, "
+                "truncated and the dictionary info"
+            )
+        obs, reward, *cost, terminated, truncated, info = result
+        try:
+            number = float(reward)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"environment {self.name} returned the reward {reward}: it must be a number"
+            ) from error
+        return obs, number, terminated, truncated, info, cost[0] if cost else self._cost_from(info)
 
     def _cost_from(self, info: dict[str, Any]) -> SupportsFloat:
         if self.cost_key in info:
@@ -143,29 +164,43 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
         return 0.0
 
     def _indicator(self, cost: SupportsFloat) -> float:
-        value = float(cost)
+        try:
+            value = float(cost)
+        except (TypeError, ValueError) as error:
+            raise EnvironmentFault(
+                f"environment {self.name} returned {cost!r} as the constraint info[{self.cost_key!r}]: "
+                "it must be a number"
+            ) from error
         if np.isnan(value):
             raise EnvironmentFault(f"environment {self.name} returned NaN as the constraint info[{self.cost_key!r}]")
         return 1.0 if value > 0.0 else 0.0
 
     def _check_observation(self, obs: Any) -> None:
-        if self._box_shape is not None:
-            if np.shape(obs) != self._box_shape:
-                raise EnvironmentFault(
-                    f"environment {self.name} returned an observation of shape {np.shape(obs)}; "
-                    f"its space says {self._box_shape}"
-                )
-            finite = np.isfinite(obs).all()
-        else:
-            flat = self.flat(obs)
-            if flat.shape != (self.obs_dim,):
-                raise EnvironmentFault(
-                    f"environment {self.name} returned an observation of {flat.size} numbers; "
-                    f"its space says {self.obs_dim}"
-                )
-            finite = np.isfinite(flat).all()
-        if not finite:
-            raise EnvironmentFault(f"environment {self.name} returned an observation that is not finite: {obs}")
+        problem = _misfit(self.observation_space, obs)
+        if problem:
+            raise EnvironmentFault(f"environment {self.name} returned an observation {problem}")
+
+
+def _misfit(space: gym.Space[Any], obs: Any) -> str:
+    """Says in what an observation does not fit its space, in words that follow "observation"; nothing where it does."""
+    if isinstance(space, gym.spaces.Dict):
+        if not isinstance(obs, Mapping):
+            return f"of type {type(obs).__name__}; its space says a dictionary"
+        for key, subspace in space.spaces.items():
+            if key not in obs:
+                return f"without the entry {key!r}"
+            if problem := _misfit(subspace, obs[key]):
+                return f"with an entry {key!r} {problem}"
+        return ""
+    try:
+        numbers = np.asarray(obs, dtype=np.float32)
+    except (TypeError, ValueError):
+        return f"that is not made of numbers: {' '.join(str(obs).split())[:200]}"
+    if numbers.shape != space.shape:
+        return f"of shape {numbers.shape}; its space says {space.shape}"
+    if not np.isfinite(numbers).all():
+        return f"that is not finite: {' '.join(str(obs).split())[:200]}"
+    return ""
 
 
 def _one_line(error: BaseException) -> str:
