@@ -35,7 +35,7 @@ COMMANDS = {
     "pretrain": Command("Pretrain the risk critic and the recovery policy.", "safe_rl.cli.train", "pretrain_main"),
     "train": Command("Train a method: safe-rl train METHOD --env ...", "safe_rl.cli.train", "main"),
     "evaluate": Command("Count what a policy achieves.", "safe_rl.cli.evaluate", "run_evaluate", "EvaluateConfig"),
-    "report": Command("Show runs on a page: plots, risk map, video.", "safe_rl.cli.report", "run_report", "ReportConfig"),
+    "report": Command("Show runs: plots, risk map, video.", "safe_rl.cli.report", "run_report", "ReportConfig"),
 }
 
 
@@ -52,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format=f"{PROG}: %(levelname)s: %(message)s")
     logging.addLevelName(logging.WARNING, "warning")
     try:
-        return _dispatch(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

@@ -15,7 +15,8 @@ from safe_rl.errors import UserError
 
 Config = TypeVar("Config")
 
-_BOX = re.compile("[╭╮╰╯│─]")
+_FRAME = re.compile("[╭╮╰╯│]")
+_RULE = "─- "  # the second where the terminal has no box characters
 
 
 class UsageError(UserError):
@@ -68,40 +69,36 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def _unknown_flag(config_type: Any, argv: Sequence[str], kwargs: dict[str, Any]) -> str:
     """Names the first option that the command does not have; it often explains why another one is missing."""
-    known = list(tyro.extras.get_parser(config_type, **kwargs)._option_string_actions)
-    spellings = {name.replace("_", "-") for name in known}
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.suppress(SystemExit):
+        tyro.cli(config_type, args=["--help"], **kwargs)
+    known = sorted(set(re.findall(r"(?<!\S)--[a-z][\w.-]*\w", screen.getvalue())))
     for token in argv:
-        if token == "--":  # noqa: S105 (what follows are arguments)
+        flag = token.partition("=")[0].replace("_", "-")
+        if flag == "--":  # what follows are arguments
             break
-        flag = token.partition("=")[0]
-        if flag.startswith("--") and flag.replace("_", "-") not in spellings:
+        if flag.startswith("--") and flag not in known:
             return f"unknown option {flag}{nearest(flag, known)}"
     return ""
 
 
 def _one_line(complaint: str) -> str:
-    """Takes tyro's message out of its box: the part before the first rule, the help text of the options left out."""
-    title = ""
+    """Takes tyro's message out of its box: what stands between the title and the first rule."""
+    title, *rows = complaint.splitlines() or [""]
     lines: list[str] = []
-    for line in complaint.splitlines():
-        text = _BOX.sub("", line)
-        if line.startswith("╭"):
-            title = text.strip()
-        elif not text.strip():
+    for row in rows:
+        text = _FRAME.sub(" ", row)[2:].rstrip()
+        if not text.strip(_RULE):
             if lines:
                 break
         else:
-            lines.append(text.rstrip())
-    if title == "Required options":
-        return "missing " + ", ".join(_required(lines))
+            lines.append(text)
+    if "Required options" in title:
+        # The options stand four columns in, their help text eight.
+        return "missing " + ", ".join(line.strip() for line in lines if re.match(r" {4}\S", line))
     message = " ".join(line.strip() for line in lines) or " ".join(complaint.split()) or "the arguments do not fit"
     if value := re.search(r"^Error parsing (\S+): (.*)$", message):
         return f"{value[1]}: {value[2]}"
     message = re.sub(r"^Unrecognized options: ", "unexpected argument ", message)
     message = re.sub(r"^Missing value for argument '(.+?)'\. Expected (\d+) values?\.?$", r"\1 needs a value", message)
-    return message.rstrip(".")
-
-
-def _required(lines: list[str]) -> list[str]:
-    """Lists the options of a "Required options" box: they stand four columns in, their help eight."""
-    return [line.strip() for line in lines if re.match(r" {5}\S", line)]
+    return message.rstrip(". ")
