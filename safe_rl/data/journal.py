@@ -121,23 +121,26 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns the errors of a full or forbidden disk into a ``UserError`` that names ``path``."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises a RuntimeError where closing a file fails
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        no_room = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        no_room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         cure = "free some space and use --resume" if no_room else "make it writable or choose another --output"
         raise UserError(f"cannot write {path}: {reason}; the episodes collected before are kept: {cure}") from error
 
 
 def _write_atomically(path: Path, content: bytes | EpisodeTable) -> None:
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        if isinstance(content, EpisodeTable):
-            content.save(file)
-        else:
-            file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            if isinstance(content, EpisodeTable):
+                content.save(file)
+            else:
+                file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _lock(folder: Path) -> int:

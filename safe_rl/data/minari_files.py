@@ -8,7 +8,10 @@ reads itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,12 @@ def append_episodes(path: Path, episodes: Iterable[Episode], first_id: int) -> N
 
     The infos are laid out as Minari's collector does it: one row for the reset, then one a step. ``task_action`` is
     stored only where it differs from the action.
+
+    Raises:
+        OSError: The disk is full, for example.
     """
     mode = "a" if first_id else "w"
-    with h5py.File(path, mode, track_order=True) as file:
+    with _disk_errors(path), h5py.File(path, mode, track_order=True) as file:
         write = _ArrayWriter()
         for number, episode in enumerate(episodes, start=first_id):
             group = h5g.create(file.id, f"episode_{number}".encode())
@@ -51,6 +57,18 @@ def append_episodes(path: Path, episodes: Iterable[Episode], first_id: int) -> N
             write(group, "infos/success", _with_reset_row(episode.success))
             if not np.array_equal(episode.task_action, episode.action):
                 write(group, "infos/task_action", _with_reset_row(episode.task_action))
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """HDF5 reports a full disk as any of three errors, with the system's number within the text."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _with_reset_row(array: Array) -> Array:

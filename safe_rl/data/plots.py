@@ -42,7 +42,8 @@ def plot_dataset(dataset: OfflineDataset, path: Path) -> None:
         f"episodes, {violating.mean():.1%} violate the constraint",
         fontsize=14,
     )
-    upper, lower = np.ravel(figure.subfigures(2, 1, height_ratios=(5.6, 1.9 * rows + 0.4), hspace=0.04))
+    panels: Any = figure.subfigures(2, 1, height_ratios=(5.6, 1.9 * rows + 0.4), hspace=0.04)
+    upper, lower = panels
     plane, lengths = upper.subplots(1, 2, width_ratios=(1.6, 1))
     _draw_plane(plane, dataset)
     _draw_lengths(lengths, dataset)

@@ -183,7 +183,7 @@ class OfflineDatasetWriter:
     def _write_episodes(self, base: OfflineDataset | None, staging: Path) -> None:
         """Makes Minari's files, or adds to a copy of the dataset and of what else its owner keeps in the folder."""
         if base is not None:
-            shutil.copytree(self.path, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+            _copy_folder(self.path, staging)
             append_episodes(data_folder(staging) / MAIN_FILE, self._episodes(), first_id=base.num_episodes)
             return
         spec = self.journal.header["env_spec"]
@@ -276,6 +276,16 @@ def _check_output(
     if base.storage.FORMAT != "hdf5" or has_jpeg_images(base.storage):
         raise UserError(f"dataset {path} is in a format that cannot be added to: collect into another --output")
     return base
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """Copies what is below ``source``; unlike ``shutil.copytree`` it stops at the first error and raises that one."""
+    for path in sorted(source.rglob("*")):
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            copy.mkdir(exist_ok=True)
+        elif path.name != MANIFEST:
+            shutil.copy2(path, copy)
 
 
 def _spec_json(spec: EnvSpec | None) -> str | None:
