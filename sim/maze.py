@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.utils import EzPickle
 
 from safe_rl.envs.protocols import Box2D, OfflineSegment, PlaneMap, Policy
 from safe_rl.errors import UserError
@@ -79,7 +78,7 @@ _RMS = 0.5**0.5
 """Root mean square over two axes for each metre of Euclidean distance."""
 
 
-class Maze(PlanarEnv, EzPickle):
+class Maze(PlanarEnv):
     """State ``(x, y)`` in metres, action a force in ``[-0.1, 0.1]^2`` newtons, reward ``-rms distance`` to the goal.
 
     Success is an rms distance below 0.03. Each instance has its own physics client; ``close`` frees it.
@@ -90,8 +89,7 @@ class Maze(PlanarEnv, EzPickle):
     MAX_ACTION: ClassVar[float] = MAX_FORCE
 
     def __init__(self, render_mode: str | None = None) -> None:
-        EzPickle.__init__(self, render_mode)
-        PlanarEnv.__init__(self, render_mode)
+        super().__init__(render_mode)
         self._client = pybullet.connect(pybullet.DIRECT)
         if self._client < 0:
             raise UserError("PyBullet has no physics client left: close environments that are no longer needed")
@@ -133,6 +131,13 @@ class Maze(PlanarEnv, EzPickle):
         obs = np.array((x, y), np.float32)
         return obs, -rms_distance, self._ended, False, {"cost": float(violation), "success": success}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies go on from the same state in a physics client of their own."""
+        return type(self), (self.render_mode,), self.get_state()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.set_state(state)
+
     def _in_contact(self, x: float, y: float) -> bool:
         """Asks Bullet whether the robot, at ``(x, y)``, touches a wall now."""
         for low, high in CHAMBERS_X:
@@ -145,6 +150,7 @@ class Maze(PlanarEnv, EzPickle):
     def close(self) -> None:
         """Frees the physics client; the environment cannot be used afterwards."""
         super().close()
+        self._ended = True
         self._disconnect()
 
     def _random_start(self) -> tuple[float, float]:
@@ -154,6 +160,8 @@ class Maze(PlanarEnv, EzPickle):
                 return x, y
 
     def _place(self, x: float, y: float) -> None:
+        if not self._disconnect.alive:
+            raise UserError("the environment is closed: make a new one")
         self._x, self._y = x, y
         # The saved world has no contacts: nothing Bullet caches for warm starts crosses from one episode to the next.
         pybullet.restoreState(self._empty, physicsClientId=self._client)

@@ -1,0 +1,273 @@
+"""What every registered environment promises."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import sim
+from safe_rl.envs.protocols import OffersExpert, OffersOfflineSegments, OffersPlaneMap
+from safe_rl.errors import UserError
+
+sim.register_envs()
+ENV_IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("safe_rl/"))
+HORIZON = 100
+NEEDS = {"safe_rl/Maze-v0": "pybullet"}
+VIOLATING_SHARE = {
+    "safe_rl/Navigation1-v0": (0.05, 0.075),
+    "safe_rl/Navigation2-v0": (0.07, 0.105),
+    "safe_rl/Maze-v0": (0.08, 0.14),
+}
+"""What the paper's authors collect: 6.3 %, 8 % and 12 %."""
+
+
+def test_all_are_listed() -> None:
+    assert sorted(VIOLATING_SHARE) == ENV_IDS
+
+
+def make(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
+    if env_id in NEEDS:
+        pytest.importorskip(NEEDS[env_id])
+    return gym.make(env_id, disable_env_checker=True, **kwargs)
+
+
+@pytest.fixture(params=ENV_IDS)
+def env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
+    made = make(request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=ENV_IDS)
+def drawn_env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
+    pytest.importorskip("cv2")
+    made = make(request.param, render_mode="rgb_array")
+    yield made
+    made.close()
+
+
+def rollout(env: gym.Env[Any, Any], seed: int, steps: int = 250) -> dict[str, np.ndarray]:
+    """Random actions from a seed, episodes after one another."""
+    rng = np.random.default_rng(seed)
+    low, high = env.action_space.low, env.action_space.high  # type: ignore[attr-defined]
+    obs, _ = env.reset(seed=seed)
+    kept: dict[str, list[Any]] = {"obs": [obs], "reward": [], "cost": [], "terminated": [], "truncated": []}
+    for _ in range(steps):
+        obs, reward, terminated, truncated, info = env.step(rng.uniform(low, high).astype(np.float32))
+        for name, value in zip(kept, (obs, reward, info["cost"], terminated, truncated), strict=True):
+            kept[name].append(value)
+        if terminated or truncated:
+            kept["obs"].append(env.reset()[0])
+    return {name: np.array(values) for name, values in kept.items()}
+
+
+def test_gymnasiums_checker_passes(drawn_env: gym.Env[Any, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for harmless in (".*minimum value is -infinity", ".*maximum value is infinity", ".*not within the observation"):
+            warnings.filterwarnings("ignore", message=harmless)
+        warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized space")
+        check_env(drawn_env.unwrapped, skip_render_check=True)  # it would open windows; test_pictures draws
+
+
+def test_spaces_and_types(env: gym.Env[Any, Any]) -> None:
+    obs, info = env.reset(seed=0)
+    assert env.observation_space.shape == (2,) and env.observation_space.dtype == np.float32
+    assert env.action_space.shape == (2,) and env.action_space.dtype == np.float32
+    assert np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all()  # type: ignore[attr-defined]
+    assert obs.dtype == np.float32 and env.observation_space.contains(obs)
+    assert info == {"cost": 0.0, "success": False}
+    obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    assert obs.dtype == np.float32 and env.observation_space.contains(obs)
+    assert isinstance(reward, float) and np.isfinite(reward)
+    assert isinstance(terminated, bool) and isinstance(truncated, bool)
+    assert isinstance(info["cost"], float) and info["cost"] in (0.0, 1.0)
+    assert isinstance(info["success"], bool)
+
+
+def test_a_seed_fixes_everything_and_another_changes_it(env: gym.Env[Any, Any]) -> None:
+    first = rollout(env, 1)
+    other = rollout(env, 2)
+    again = rollout(env, 1)  # in a used environment
+    fresh = make(env.spec.id)
+    for repeated in (again, rollout(fresh, 1)):
+        for name, values in first.items():
+            np.testing.assert_array_equal(values, repeated[name], err_msg=name)
+    fresh.close()
+    assert not np.array_equal(first["obs"][:50], other["obs"][:50])
+
+
+def test_resets_differ_and_repeat_per_seed(env: gym.Env[Any, Any]) -> None:
+    env.reset(seed=0)
+    starts = np.array([env.reset()[0] for _ in range(20)])
+    assert len(np.unique(starts, axis=0)) == 20
+    np.testing.assert_array_equal(env.reset(seed=5)[0], env.reset(seed=5)[0])
+    assert not np.array_equal(env.reset(seed=5)[0], env.reset(seed=6)[0])
+
+
+def test_returned_arrays_are_the_callers_own(env: gym.Env[Any, Any]) -> None:
+    expected = rollout(env, 3, steps=10)["obs"]
+    rng = np.random.default_rng(3)
+    obs, _ = env.reset(seed=3)
+    for k in range(10):
+        np.testing.assert_array_equal(obs, expected[k])
+        kept = obs
+        obs, *_ = env.step(rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32))  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(kept, expected[k])  # the step has not written into it
+        if k % 2:
+            kept[:] = 1e6  # writing into it does not reach the environment
+
+
+def test_the_action_is_not_written_to(env: gym.Env[Any, Any]) -> None:
+    env.reset(seed=0)
+    action = np.array((1e3, -1e3), np.float32)
+    env.step(action)
+    np.testing.assert_array_equal(action, (1e3, -1e3))
+
+
+def test_the_observation_is_never_constant(env: gym.Env[Any, Any]) -> None:
+    assert (rollout(env, 0)["obs"].std(0) > 0).all()
+
+
+def test_only_the_horizon_truncates_and_only_success_or_violation_terminates(env: gym.Env[Any, Any]) -> None:
+    env.reset(seed=0)
+    for step in range(1, HORIZON + 1):
+        _, _, terminated, truncated, info = env.step(np.zeros(2, np.float32))
+        assert (terminated, truncated, info["cost"]) == (False, step == HORIZON, 0.0)
+    seen = {0.0: 0, 1.0: 0}
+    for seed in range(5):
+        kept = rollout(env, seed)
+        assert np.isfinite(kept["reward"]).all()
+        assert (kept["terminated"] >= (kept["cost"] > 0)).all()
+        for cost in seen:
+            seen[cost] += int((kept["cost"] == cost).sum())
+    assert seen[0.0] > 100
+
+
+def test_every_end_is_a_success_or_a_violation(env: gym.Env[Any, Any]) -> None:
+    hooks, rng = env.unwrapped, np.random.default_rng(0)
+    for episode in range(200):
+        segment = hooks.sample_offline_segment(rng)  # type: ignore[attr-defined]
+        obs, _ = env.reset(options={"state": segment.state})
+        for _ in range(60):
+            action = segment.policy(obs, rng) if episode % 2 else hooks.expert_action(obs)  # type: ignore[attr-defined]
+            obs, _, terminated, _, info = env.step(action)
+            assert terminated == (info["cost"] == 1.0 or info["success"])
+            if terminated:
+                break
+
+
+def test_a_given_start_is_taken(env: gym.Env[Any, Any]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        state = env.unwrapped.sample_offline_segment(rng).state  # type: ignore[attr-defined]
+        obs, _ = env.reset(options={"state": state})
+        np.testing.assert_allclose(obs, state, rtol=1e-6)
+    np.testing.assert_allclose(env.reset(options={"state": list(state)})[0], state, rtol=1e-6)
+
+
+def test_the_map_agrees_with_what_the_environment_does(env: gym.Env[Any, Any]) -> None:
+    hooks = env.unwrapped
+    assert isinstance(hooks, OffersPlaneMap)
+    plane_map, rng = hooks.plane_map, np.random.default_rng(0)
+    bounds = plane_map.bounds
+    points = rng.uniform((bounds.x_min, bounds.y_min), (bounds.x_max, bounds.y_max), (300, 2))
+    observations = hooks.plane_observation(points)
+    assert observations.shape == (300, 2) and observations.dtype == np.float32
+    inside = 0
+    for point, observation in zip(points, observations, strict=True):
+        np.testing.assert_allclose(hooks.plane_position(observation), point, rtol=1e-5)
+        gaps = [
+            np.hypot(max(b.x_min - point[0], 0, point[0] - b.x_max), max(b.y_min - point[1], 0, point[1] - b.y_max))
+            for b in plane_map.obstacles
+        ]
+        if min(gaps) <= plane_map.robot_radius:
+            inside += 1
+            with pytest.raises(UserError, match="obstacle"):
+                env.reset(options={"state": point})
+            continue
+        np.testing.assert_array_equal(env.reset(options={"state": point})[0], observation)
+        if min(gaps) > plane_map.robot_radius + 0.3 * env.action_space.high[0]:  # type: ignore[attr-defined]
+            assert (
+                env.step(np.zeros(2, np.float32))[4]["cost"] == 0.0
+            )  # well clear, standing still: only noise moves it
+    assert 10 < inside < 250
+    goal_obs = hooks.plane_observation(np.array([plane_map.goal]))[0]
+    env.reset(options={"state": goal_obs})
+    assert env.step(np.zeros(2, np.float32))[4]["success"]
+
+
+def test_the_expert_succeeds_without_violation(env: gym.Env[Any, Any]) -> None:
+    hooks = env.unwrapped
+    assert isinstance(hooks, OffersExpert)
+    for seed in range(100):
+        obs, _ = env.reset(seed=seed)
+        done = False
+        while not done:
+            action = hooks.expert_action(obs)
+            assert env.action_space.contains(action)
+            obs, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        assert (info["success"], info["cost"]) == (True, 0.0), seed
+
+
+def test_offline_segments_violate_as_often_as_the_papers_data(env: gym.Env[Any, Any]) -> None:
+    hooks, rng = env.unwrapped, np.random.default_rng(0)
+    assert isinstance(hooks, OffersOfflineSegments)
+    transitions = violations = 0
+    while transitions < 5000:
+        segment = hooks.sample_offline_segment(rng)
+        obs, _ = env.reset(options={"state": segment.state})
+        for _ in range(segment.max_steps):
+            action = segment.policy(obs, rng)
+            assert env.action_space.contains(action)
+            obs, _, terminated, _, info = env.step(action)
+            transitions += 1
+            violations += int(info["cost"])
+            if terminated:
+                break
+    low, high = VIOLATING_SHARE[env.spec.id]
+    assert low < violations / transitions < high
+
+
+def test_offline_segments_depend_on_the_given_generator_alone(env: gym.Env[Any, Any]) -> None:
+    hooks: Any = env.unwrapped
+
+    def sample(seed: int) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        segments = [hooks.sample_offline_segment(rng) for _ in range(5)]
+        return [np.append(s.state, s.policy(s.state, rng)) for s in segments]
+
+    env.reset(seed=0)
+    first = sample(1)
+    env.reset(seed=9)
+    np.testing.assert_array_equal(first, sample(1))
+    assert not np.array_equal(first, sample(2))
+
+
+def test_pictures(drawn_env: gym.Env[Any, Any]) -> None:
+    env = drawn_env
+    env.reset(seed=0)
+    first: Any = env.render()
+    assert first.dtype == np.uint8 and first.ndim == 3 and first.shape[2] == 3
+    assert min(first.shape[:2]) >= 200 and max(first.shape[:2]) <= 640
+    assert first.shape[0] % 2 == 0 and first.shape[1] % 2 == 0
+    assert first.std() > 5
+    np.testing.assert_array_equal(first, env.render())
+    kept = copy.copy(first)
+    env.step(np.array(env.action_space.high))  # type: ignore[attr-defined]
+    second: Any = env.render()
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, kept)  # the caller's own
+    env.unwrapped.set_overlay("RECOVERY", 0.4, 0.3)  # type: ignore[attr-defined]
+    overlaid: Any = env.render()
+    assert overlaid.shape == first.shape and (overlaid != second).any()
+    assert env.metadata["render_fps"] > 0
