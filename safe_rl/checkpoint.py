@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from safe_rl.errors import UserError
-from safe_rl.storage import staged_folder, verify_manifest
+from safe_rl.storage import clear_leftovers, restore_former, staged_folder, verify_manifest
 
 FORMAT_VERSION = 1
 KEEP = 2
@@ -33,6 +33,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         UserError: The disk is full; the former checkpoints are kept.
     """
     final = folder / f"step_{step:09d}"
+    clear_leftovers(folder)
     save_state(final, state)
     for old in list_checkpoints(folder)[:-KEEP]:
         shutil.rmtree(old)
@@ -43,6 +44,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Returns the complete checkpoints in ``folder``, the oldest first."""
     if not folder.is_dir():
         return []
+    restore_former(folder)
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
@@ -60,6 +62,12 @@ def load_newest(folder: Path) -> dict[str, Any]:
     return load_state(checkpoints[-1])
 
 
+def has_state(folder: Path) -> bool:
+    """Whether ``save_state`` wrote the folder; a former version counts where a kill prevented the new one."""
+    restore_former(folder.parent, folder.name)
+    return folder.is_dir()
+
+
 def save_state(final: Path, state: dict[str, Any]) -> None:
     """Writes nested dictionaries of tensors, arrays and JSON values to the folder ``final``, whole or not at all."""
     tensors: dict[str, torch.Tensor] = {}
@@ -75,7 +83,7 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: The folder is missing, damaged, or of a newer version.
     """
-    if not folder.is_dir():
+    if not has_state(folder):
         raise UserError(f"no checkpoint at {folder}")
     verify_manifest(folder)
     try:
@@ -94,10 +102,11 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         return {key: _split(item, f"{path}.{key}" if path else str(key), tensors) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        value = torch.from_numpy(np.asarray(value, order="C"))
     if isinstance(value, torch.Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {"__tensor__": path}
+        name = path if path not in tensors else f"{path}#{len(tensors)}"
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"__tensor__": name}
     return value
 
 

@@ -12,7 +12,7 @@ import torch
 
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import Metrics, SACAgent
-from safe_rl.checkpoint import load_state, save_state
+from safe_rl.checkpoint import has_state, load_state, save_state
 from safe_rl.config import AgentConfig
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import CostEnv, make_env
@@ -102,12 +102,12 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
     Returns:
         The metrics of the last gradient step.
     """
-    if (run / PRETRAINED).is_dir():
+    if has_state(run / PRETRAINED):
         load_pretrained(agent, run)
         return {}
     partial = run / PARTIAL
     done, total = 0, agent.config.risk.pretrain_steps
-    if partial.is_dir():
+    if has_state(partial):
         state = load_state(partial)
         agent.load_state_dict(state["agent"])
         done = state["done"]
@@ -133,7 +133,7 @@ def load_pretrained(agent: RiskAwareAgent, run: Path) -> None:
         UserError: The run has none, they are damaged, or were trained with other spaces or settings.
     """
     folder = run / PRETRAINED
-    if not folder.is_dir():
+    if not has_state(folder):
         raise UserError(f"{run} holds no pretrained networks: make them with safe-rl pretrain --output {run}")
     state = load_state(folder)
     for name, value in _settings(agent).items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from typing import Any
 from safe_rl.errors import UserError
 
 MANIFEST = "manifest.json"
+_LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>staging|former)-(?P<process>\d+)")
 
 
 @contextmanager
@@ -27,7 +30,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     """
     staging = final.with_name(f".{final.name}.staging-{os.getpid()}")
     try:
-        shutil.rmtree(staging, ignore_errors=True)
+        clear_leftovers(final.parent, final.name)
         staging.mkdir(parents=True)
         yield staging
         write_manifest(staging)
@@ -48,9 +51,54 @@ def _replace_folder(new: Path, final: Path) -> None:
     aside = final.with_name(f".{final.name}.former-{os.getpid()}")
     if final.exists():
         final.rename(aside)
-    os.replace(new, final)
+    try:
+        os.replace(new, final)
+    except OSError:
+        restore_former(final.parent, final.name)
+        raise
     _fsync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_former(parent: Path, name: str | None = None) -> None:
+    """Puts ``parent / name`` back where a process was killed just before its new version took its place.
+
+    Without a name every folder in ``parent`` is looked after.
+    """
+    for leftover, kind, final in _leftovers(parent, name):
+        if kind == "former" and not final.exists():
+            with contextlib.suppress(OSError):  # where nothing may be written, nothing can be put back
+                leftover.rename(final)
+
+
+def clear_leftovers(parent: Path, name: str | None = None) -> None:
+    """Undoes what killed processes had begun in order to replace ``parent / name``, or any folder in ``parent``."""
+    restore_former(parent, name)
+    for leftover, _, _ in _leftovers(parent, name):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _leftovers(parent: Path, name: str | None) -> list[tuple[Path, str, Path]]:
+    """What processes no longer running left in ``parent``: the folder, its kind, and what it was to replace."""
+    found = []
+    for path in sorted(parent.iterdir()) if parent.is_dir() else ():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match and name in (None, match["name"]) and not _runs_elsewhere(int(match["process"])):
+            found.append((path, match["kind"], parent / match["name"]))
+    return found
+
+
+def _runs_elsewhere(process: int) -> bool:
+    """Whether another process of that number runs; in a container a new one often has the number of the killed."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _fsync(path: Path) -> None:
