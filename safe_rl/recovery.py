@@ -91,7 +91,9 @@ class QSamplingRecovery(nn.Module):
         self._risk = (risk,)
 
     def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
-        """See ``RecoveryPolicy``; the candidates are random either way."""
+        """See ``RecoveryPolicy``; without exploring the candidates are always the same, and ``generator`` rests."""
+        if not explore:
+            generator = torch.Generator(obs.device).manual_seed(0)
         return self._least_risky(obs, self.config.num_samples, generator)
 
     def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
