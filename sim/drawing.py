@@ -25,6 +25,9 @@ MODE_COLOURS: dict[str | None, Colour] = {
 }
 """RGB colour of the robot and its trail for who acts."""
 
+OUTCOME_COLOURS: dict[str, Colour] = {"success": (176, 122, 0), "violation": (190, 24, 93)}
+"""RGB colour of the ring about the robot at the end of an episode."""
+
 PAPER: Colour = (250, 250, 247)
 GRID: Colour = (232, 233, 231)
 WALL: Colour = (71, 80, 97)
@@ -51,6 +54,8 @@ class Scene:
     mode: str | None = None
     risk: float | None = None
     eps_risk: float | None = None
+    outcome: str | None = None
+    """How the episode ended, ``"success"`` or ``"violation"``; None while it goes on."""
 
 
 class MapPainter:
@@ -80,6 +85,8 @@ class MapPainter:
         _disc(map_part, (centre[0], centre[1] + 1.5), self._robot_radius + 1.0, _mix(PAPER, INK, 0.25))
         _disc(map_part, centre, self._robot_radius + 1.5, (255, 255, 255))
         _disc(map_part, centre, self._robot_radius, colour)
+        if scene.outcome is not None:
+            _disc(map_part, centre, self._robot_radius + 6.0, OUTCOME_COLOURS[scene.outcome], ring=3.0)
         self._draw_strip(picture[self.map_height :], scene)
         return picture
 
@@ -150,9 +157,9 @@ class MapPainter:
             _text(strip, scene.mode, 14 + 11, middle, 0.5, (255, 255, 255))
         if scene.risk is not None:
             self._draw_risk(strip, scene.risk, scene.eps_risk)
-        steps = f"step {len(scene.trail) - 1}" if scene.trail else ""
-        text_width, _ = _text_size(steps, 0.45)
-        _text(strip, steps, self.width - 14 - text_width, middle, 0.45, FAINT_INK)
+        right = scene.outcome or (f"step {len(scene.trail) - 1}" if scene.trail else "")
+        text_width, _ = _text_size(right, 0.45)
+        _text(strip, right, self.width - 14 - text_width, middle, 0.45, OUTCOME_COLOURS.get(right, FAINT_INK))
 
     def _draw_risk(self, strip: Picture, risk: float, eps_risk: float | None) -> None:
         left, length, middle = 176, self.width - 176 - 96, STRIP_HEIGHT // 2

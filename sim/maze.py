@@ -127,7 +127,7 @@ class Maze(PlanarEnv):
         success = rms_distance < GOAL_RMS_DISTANCE and not violation
         self._ended = success or violation
         if self.render_mode is not None:
-            self._after_step()
+            self._after_step(success, violation)
         obs = np.array((x, y), np.float32)
         return obs, -rms_distance, self._ended, False, {"cost": float(violation), "success": success}
 

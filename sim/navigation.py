@@ -72,7 +72,7 @@ class Navigation(PlanarEnv):
                 break
         self._ended = success or violation
         if self.render_mode is not None:
-            self._after_step()
+            self._after_step(success, violation)
         return obs, -distance, self._ended, False, {"cost": float(violation), "success": success}
 
     def _random_start(self) -> tuple[float, float]:

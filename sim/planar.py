@@ -40,6 +40,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
         self._ended = True
         self._trail: list[tuple[float, float, str | None]] = []
         self._overlay: tuple[str | None, float | None, float | None] = (None, None, None)
+        self._outcome: str | None = None
         self._painter: Any = None
 
     # Episodes
@@ -66,6 +67,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
         self._ended = False
         self._overlay = (None, None, None)
         self._trail = [(self._x, self._y, None)]
+        self._outcome = None
         if self.render_mode == "human":
             self.render()
         return self._observation(), {"cost": 0.0, "success": False}
@@ -80,6 +82,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
         self._place(*state["position"])
         self._ended = bool(state["ended"])
         self._trail = [(self._x, self._y, None)]
+        self._outcome = None
 
     def _random_start(self) -> tuple[float, float]:
         raise NotImplementedError
@@ -114,8 +117,9 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
             raise UserError(f"action {action!r} is not finite")
         return min(max(x, -limit), limit), min(max(y, -limit), limit)
 
-    def _after_step(self) -> None:
-        """Keeps the trail and the window up to date; needed only where something is drawn."""
+    def _after_step(self, success: bool, violation: bool) -> None:
+        """Keeps trail, outcome and window up to date; needed only where something is drawn."""
+        self._outcome = "violation" if violation else "success" if success else None
         self._trail.append((self._x, self._y, self._overlay[0]))
         if self.render_mode == "human":
             self.render()
@@ -180,7 +184,9 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
 
         if self._painter is None:
             self._painter = MapPainter(self.PLANE_MAP)
-        picture: npt.NDArray[np.uint8] = self._painter.draw(Scene((self._x, self._y), self._trail, *self._overlay))
+        picture: npt.NDArray[np.uint8] = self._painter.draw(
+            Scene((self._x, self._y), self._trail, *self._overlay, self._outcome)
+        )
         if self.render_mode == "rgb_array":
             return picture
         show(picture, type(self).__name__, self.metadata["render_fps"])

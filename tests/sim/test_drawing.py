@@ -80,6 +80,20 @@ def test_the_risk_bar() -> None:
     assert bar_length(float("nan"), eps_risk=0.3) == (pytest.approx(full, abs=3), True)  # unknown counts as unsafe
 
 
+@pytest.mark.parametrize("outcome", ["success", "violation"])
+def test_the_last_picture_says_how_the_episode_ended(outcome: str) -> None:
+    env = Navigation2(render_mode="rgb_array")
+    env.reset(seed=0, options={"state": (-30.9, 0.0) if outcome == "violation" else (0.0, 0.0)})
+    going_on = env.render()
+    env.step(np.array((1.0, 0.0), np.float32))
+    ended = env.render()
+    for name, colour in drawing.OUTCOME_COLOURS.items():
+        assert not has(going_on, colour)
+        assert has(ended[: -drawing.STRIP_HEIGHT], colour) == (name == outcome)
+    env.reset()
+    assert not has(env.render(), drawing.OUTCOME_COLOURS[outcome])
+
+
 def test_edges_are_smooth() -> None:
     picture = MapPainter(MAP).draw(Scene((2.0, 2.5), [], "STOP"))
     around = picture[120 - 16 : 120 + 16, 96 - 16 : 96 + 16].reshape(-1, 3)
