@@ -11,13 +11,23 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "UserError": "safe_rl.errors",
-    "EnvironmentFault": "safe_rl.errors",
-    "make_env": "safe_rl.envs.factory",
-    "Transitions": "safe_rl.transitions",
+    "CollectConfig": "safe_rl.data.collect",
     "Decision": "safe_rl.switch",
+    "EnvironmentFault": "safe_rl.errors",
     "Mode": "safe_rl.switch",
+    "OfflineDataset": "safe_rl.data.dataset",
     "RecoverySwitch": "safe_rl.switch",
+    "ReportConfig": "safe_rl.report.report",
+    "RunConfig": "safe_rl.config",
+    "Transitions": "safe_rl.transitions",
+    "UserError": "safe_rl.errors",
+    "collect": "safe_rl.data.collect",
+    "evaluate": "safe_rl.evaluation",
+    "load_run": "safe_rl.runs",
+    "make_env": "safe_rl.envs.factory",
+    "preset_config": "safe_rl.presets",
+    "train": "safe_rl.training",
+    "write_report": "safe_rl.report.report",
 }
 """Public name -> the module that defines it."""
 
