@@ -13,7 +13,7 @@ import torch
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import Metrics, SACAgent
 from safe_rl.checkpoint import has_state, load_state, save_state
-from safe_rl.config import AgentConfig
+from safe_rl.config import AgentConfig, validate_session
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
@@ -51,6 +51,10 @@ class PretrainConfig:
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 1
     """CPU threads; networks this small gain nothing from more."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        validate_session(self.seed, self.threads, resume=self.resume, overwrite=self.overwrite)
 
 
 def pretrain_run(

@@ -36,6 +36,8 @@ class EvaluateConfig:
         """Validates the values."""
         if self.episodes < 1:
             raise UserError(f"--episodes is {self.episodes}: it must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed is {self.seed}: it must be at least 0")
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
@@ -57,6 +59,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
     summary = result.summary()
     path = config.output or config.run / "evaluation.json"
     episodes = [dataclasses.asdict(record) for record in result.episodes]
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"seed": config.seed, "summary": summary, "episodes": episodes}, indent=1))
     table = Table("episodes", "successes", "violations", "return", "length", "recovery steps")
     table.add_row(
