@@ -31,11 +31,11 @@ class EpisodeJournal:
         self._descriptor: int | None = _lock(folder)
         self.num_episodes = self.num_transitions = 0
         self._chunks: list[str] = []
-        for path in sorted(folder.glob("chunk-*.npz")):
-            expected = _CHUNK.format(self.num_episodes)
-            if path.name != expected:
-                raise self._damaged(expected)
-            self._count(path.name, self._load(path.name))
+        try:
+            self._count_chunks()
+        except UserError:
+            self.close()
+            raise
 
     @classmethod
     def begin(cls, dataset: Path, header: dict[str, Any]) -> EpisodeJournal:
@@ -100,6 +100,13 @@ class EpisodeJournal:
         self.close()
         with disk_errors(self.folder):
             shutil.rmtree(self.folder)
+
+    def _count_chunks(self) -> None:
+        for path in sorted(self.folder.glob("chunk-*.npz")):
+            expected = _CHUNK.format(self.num_episodes)
+            if path.name != expected:
+                raise self._damaged(expected)
+            self._count(path.name, self._load(path.name))
 
     def _count(self, name: str, table: EpisodeTable) -> None:
         self._chunks.append(name)
