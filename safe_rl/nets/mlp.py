@@ -176,6 +176,24 @@ class StackedMLP(nn.Module):
             return output
         return self._evaluate(x, None)
 
+    def extreme(self, x: Tensor, *, largest: bool) -> Tensor:
+        """The least (or largest) of the members' single outputs, with frozen parameters: what an actor climbs.
+
+        A row's gradient passes through one member only, so that the backward pass costs as much as one member's.
+
+        Args:
+            x: (B, input_size) input.
+            largest: take the largest output instead of the least.
+
+        Returns:
+            (B,)
+        """
+        if torch.is_grad_enabled() and x.requires_grad:
+            extreme: Tensor = _Extreme.apply(x, self.flat.detach(), self, largest)
+            return extreme
+        values = self._evaluate(x, None).squeeze(-1)
+        return values.amax(0) if largest else values.amin(0)
+
     def _evaluate(self, x: Tensor, saved: list[Tensor] | None) -> Tensor:
         """Returns (num_members, B, output_size); appends the input of every layer of every unit to ``saved``."""
         units = self.units()
@@ -217,8 +235,8 @@ class StackedMLP(nn.Module):
         low_weights: Sequence[Tensor],
         grads: list[Layer] | None,
         needs_x: bool,
-    ) -> Tensor | None:
-        """Writes the parameters' gradients into ``grads``; returns the input's, or None where it is not needed."""
+    ) -> Tensor:
+        """Writes the parameters' gradients into ``grads``, if given; returns the input's (only if ``needs_x``)."""
         product = torch.bmm if grad.dim() == 3 else torch.mm
         for index in range(len(layers) - 1, -1, -1):
             low, hidden = self._low[index], inputs[index]
@@ -232,7 +250,7 @@ class StackedMLP(nn.Module):
             elif grads is not None:
                 product(hidden.mT, grad, out=grads[index].weight)
             if index == 0 and not needs_x:
-                return None
+                break
             # Over a single output the product is an outer one: cheapest by broadcasting.
             grad = grad * weight.mT if weight.shape[-1] == 1 else product(grad, weight.mT)
             if index > 0:  # the ReLU's mask, in place
@@ -271,12 +289,44 @@ class _Differentiable(torch.autograd.Function):
         x_grads = []
         for unit, layers in enumerate(units):
             inputs = saved[unit * len(layers) : (unit + 1) * len(layers)]
-            x_grad = module._differentiate_unit(
-                output_grads[unit], inputs, layers, low_weights[unit], grads[unit], needs_x
+            x_grads.append(
+                module._differentiate_unit(output_grads[unit], inputs, layers, low_weights[unit], grads[unit], needs_x)
             )
-            if x_grad is not None:
-                x_grads.append(x_grad)
         if not needs_x:
             return None, flat_grad, None
         x_grad = x_grads[0] if grad.is_cuda else torch.stack(x_grads)
         return (x_grad.sum(0) if ctx.shared_input else x_grad), flat_grad, None
+
+
+class _Extreme(torch.autograd.Function):
+    """``StackedMLP.extreme``, once differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, flat: Tensor, module: StackedMLP, largest: bool) -> Tensor:
+        saved: list[Tensor] = []
+        values = module._evaluate(x, saved).squeeze(-1)
+        extreme, member = values.max(0) if largest else values.min(0)
+        ctx.save_for_backward(flat, member, *saved)
+        ctx.module = module
+        return extreme
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        _, member, *saved = ctx.saved_tensors
+        module: StackedMLP = ctx.module
+        units, low_weights, depth = module.units(), module.low_weights(), len(module.sizes) - 1
+        if grad.is_cuda:  # the number of a member's rows is known to the device alone
+            grads = grad.new_zeros(module.num_members, len(grad), 1)
+            grads.scatter_(0, member[None, :, None], grad[None, :, None])
+            x_grads = module._differentiate_unit(grads, saved, units[0], low_weights[0], None, True)
+            return x_grads.sum(0), None, None, None
+        x_grad = grad.new_empty(len(grad), module.sizes[0])
+        for unit, layers in enumerate(units):
+            rows = (member == unit).nonzero().squeeze(1)
+            inputs = [hidden.index_select(0, rows) for hidden in saved[unit * depth : (unit + 1) * depth]]
+            unit_grad = module._differentiate_unit(
+                grad.index_select(0, rows).unsqueeze(1), inputs, layers, low_weights[unit], None, True
+            )
+            x_grad.index_copy_(0, rows, unit_grad)
+        return x_grad, None, None, None

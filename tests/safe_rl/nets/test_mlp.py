@@ -98,6 +98,34 @@ def test_frozen_parameters_get_no_gradient_but_the_input_does() -> None:
     assert x.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_extreme_equals_the_extreme_of_plain_networks(members: int, largest: bool) -> None:
+    stack = make(members=members, sizes=(3, 16, 12, 1)).double()
+    networks = plain_networks(stack)
+    x = torch.randn(64, 3, dtype=torch.double, requires_grad=True)
+    weights = torch.randn(64, dtype=torch.double)
+    values = evaluate_plainly(networks, x).squeeze(-1)
+    expected = values.amax(0) if largest else values.amin(0)
+    (expected_x,) = torch.autograd.grad((expected * weights).sum(), [x])
+    actual = stack.extreme(x, largest=largest)
+    (actual_x,) = torch.autograd.grad((actual * weights).sum(), [x])
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(actual_x, expected_x)
+    torch.testing.assert_close(stack.extreme(x.detach(), largest=largest), expected.detach())
+    assert torch.autograd.gradcheck(lambda x: stack.extreme(x, largest=largest), (x[:5],))
+
+
+def test_extreme_where_one_member_always_wins() -> None:
+    stack = make(sizes=(3, 16, 1))
+    with torch.no_grad():
+        stack.units()[1][-1].bias.add_(100.0)
+    x = torch.randn(8, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(stack.extreme(x, largest=True).sum(), [x])
+    (expected,) = torch.autograd.grad(stack(x, freeze=True)[1].sum(), [x])
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_two_uses_in_one_loss_add_their_gradients() -> None:
     stack = make().double()
     a, b = torch.randn(2, 5, 3, dtype=torch.double).unbind()
