@@ -131,7 +131,12 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
 
 
 def load_pretrained(agent: RiskAwareAgent, run: Path) -> None:
-    """Loads the networks that a run has pretrained.
+    """Loads the networks that a run has pretrained; raises as ``read_pretrained``."""
+    agent.load_safety_state_dict(read_pretrained(agent, run))
+
+
+def read_pretrained(agent: RiskAwareAgent, run: Path) -> dict[str, Any]:
+    """Reads the networks that a run has pretrained, and checks that they fit the agent.
 
     Raises:
         UserError: The run has none, they are damaged, or were trained with other spaces or settings.
@@ -146,7 +151,8 @@ def load_pretrained(agent: RiskAwareAgent, run: Path) -> None:
             raise UserError(
                 f"{run} was pretrained with {name} = {saved}, not {value}: pretrain again or set it to {saved}"
             )
-    agent.load_safety_state_dict(state["safety"])
+    safety: dict[str, Any] = state["safety"]
+    return safety
 
 
 def _settings(agent: RiskAwareAgent) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
-from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety
+from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety, read_pretrained
 from safe_rl.rollout import EpisodeRecord
 from safe_rl.runner import EpisodeCallback, Progress, Runner
 from safe_rl.runs import prepare_run_folder
@@ -54,6 +54,8 @@ def train(
         method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
     )
     dataset = _required_dataset(method, agent, run, envs[0])
+    if run.pretrained is not None and isinstance(agent, RiskAwareAgent) and not run.resume:
+        read_pretrained(agent, run.pretrained)  # what is wrong with it is said before anything is written
     config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
     prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
     if dataset is not None and isinstance(agent, RiskAwareAgent):
