@@ -40,9 +40,6 @@ class SACConfig:
     """Entropy to keep, in nats (default: minus the number of action components)."""
     reward_scale: float = 1.0
     """Factor on the reward before it reaches the critics."""
-    violation_ends_value: bool = True
-    """Value a violation as the end of the episode: where rewards are negative that makes crashing pay. Switched off, the
-    task critics look past it as if the episode went on."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics."""
 
@@ -169,6 +166,9 @@ class RecoveryRLConfig(AgentConfig):
     """Recovery policy."""
     relabel_actions: bool = True
     """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
+    violation_ends_value: bool = True
+    """Value a violation as the end of the episode: where rewards are negative that makes crashing pay. Switched off, the
+    task critics look past it as if the episode went on."""
     demonstrations: bool = False
     """Train the task policy on the offline transitions too."""
     task_pretrain_steps: int = 0

@@ -91,6 +91,9 @@ class RiskAwareAgent(SACAgent):
     def _pretrain_from_indices(self, indices: torch.Tensor) -> Metrics:
         return self._update_risk(self.replay.batch(indices), pretraining=True)
 
+    def _ends_value(self, batch: Batch) -> torch.Tensor:
+        return batch.terminated if self.config.violation_ends_value else batch.terminated * (1 - batch.cost)
+
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
         obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
         with torch.no_grad():

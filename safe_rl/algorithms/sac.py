@@ -168,8 +168,8 @@ class SACAgent:
         return batch.reward * self.config.sac.reward_scale
 
     def _ends_value(self, batch: Batch) -> torch.Tensor:
-        """1.0 (B,) where nothing follows for the task critics."""
-        return batch.terminated if self.config.sac.violation_ends_value else batch.terminated * (1 - batch.cost)
+        """1.0 (B,) where nothing follows for the task critics; methods that know the constraint may see it otherwise."""
+        return batch.terminated
 
     @staticmethod
     def _q(critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor, *, freeze: bool = False) -> torch.Tensor:
