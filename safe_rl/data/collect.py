@@ -13,11 +13,12 @@ import numpy as np
 from safe_rl.data.behaviours import SCRIPTED, Behaviour, checked_act, make_behaviour
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.episodes import Episode, EpisodeRecorder
-from safe_rl.data.folders import METADATA_KEY, clear_leftovers, is_dataset
+from safe_rl.data.folders import METADATA_KEY, is_dataset
 from safe_rl.data.journal import EpisodeJournal
 from safe_rl.data.writer import Mode, OfflineDatasetWriter
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import EnvironmentFault, UserError
+from safe_rl.storage import clear_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def collect(config: CollectConfig, progress: Progress | None = None) -> OfflineD
     env = make_env(config.env, cost_key=config.cost_key)
     try:
         behaviour = make_behaviour(config.policy, config.noise, env)
-        clear_leftovers(config.output)
+        clear_leftovers(config.output.parent, config.output.name)
         if config.resume and not EpisodeJournal.exists(config.output) and is_dataset(config.output):
             return _already_complete(config)
         writer = _open_writer(config, env)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from minari.dataset.minari_storage import METADATA_FILE_NAME
 
 from safe_rl.errors import UserError
-from safe_rl.storage import MANIFEST, verify_manifest
+from safe_rl.storage import MANIFEST, restore_former, verify_manifest
 
 DATA_FOLDER = "data"
 """Where Minari looks for its files within the folder of a dataset."""
@@ -31,7 +30,7 @@ def find_dataset(path: Path) -> Path:
         UserError: There is none.
     """
     if not path.exists():
-        clear_leftovers(path)
+        restore_former(path.parent, path.name)
     if not path.exists():
         root = os.environ.get("MINARI_DATASETS_PATH", os.path.join(os.path.expanduser("~"), ".minari", "datasets"))
         if not path.is_absolute() and is_dataset(Path(root) / path):
@@ -58,15 +57,3 @@ def is_dataset(path: Path) -> bool:
 def data_folder(path: Path) -> Path:
     """Returns where Minari's files are: in the ``data`` folder, or in the dataset's folder itself."""
     return path if (path / METADATA_FILE_NAME).is_file() else path / DATA_FOLDER
-
-
-def clear_leftovers(path: Path) -> None:
-    """Undoes or finishes what a killed process had begun in order to replace a dataset."""
-    for folder in sorted(path.parent.glob(f".{path.name}.*-*")):
-        kind, _, process = folder.name[len(path.name) + 2 :].rpartition("-")
-        if kind not in ("former", "staging") or not process.isdecimal() or Path("/proc", process).exists():
-            continue
-        if kind == "former" and not path.exists():
-            folder.rename(path)
-        else:
-            shutil.rmtree(folder, ignore_errors=True)

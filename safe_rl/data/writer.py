@@ -15,11 +15,11 @@ from minari.dataset.minari_storage import MinariStorage
 
 from safe_rl.data.dataset import OfflineDataset, require_compatible
 from safe_rl.data.episodes import Episode, EpisodeTable, leaf_spaces, require_action_space
-from safe_rl.data.folders import DATA_FOLDER, METADATA_KEY, TABLE_FILE, clear_leftovers, data_folder, is_dataset
+from safe_rl.data.folders import DATA_FOLDER, METADATA_KEY, TABLE_FILE, data_folder, is_dataset
 from safe_rl.data.journal import EpisodeJournal, disk_errors
 from safe_rl.data.minari_files import MAIN_FILE, append_episodes, has_jpeg_images
 from safe_rl.errors import UserError
-from safe_rl.storage import MANIFEST, staged_folder
+from safe_rl.storage import MANIFEST, clear_leftovers, staged_folder
 
 Mode = Literal["create", "append", "overwrite"]
 _FLUSH_TRANSITIONS = 5000
@@ -75,7 +75,7 @@ class OfflineDatasetWriter:
         """
         leaf_spaces(observation_space)
         require_action_space(action_space)
-        clear_leftovers(path)
+        clear_leftovers(path.parent, path.name)
         base = _check_output(path, mode, observation_space, action_space)
         header = {
             "mode": mode,
@@ -96,7 +96,7 @@ class OfflineDatasetWriter:
         Raises:
             UserError: There is none, it is damaged, or another process is at it.
         """
-        clear_leftovers(path)
+        clear_leftovers(path.parent, path.name)
         return cls(path, observation_space, action_space, EpisodeJournal.resume(path))
 
     @property
