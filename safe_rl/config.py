@@ -167,8 +167,8 @@ class RecoveryRLConfig(AgentConfig):
     relabel_actions: bool = True
     """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
     violation_ends_value: bool = True
-    """Value a violation as the end of the episode: where rewards are negative that makes crashing pay. Switched off, the
-    task critics look past it as if the episode went on."""
+    """Value a violation as the end of the episode, which makes crashing pay where rewards are negative. Switched off,
+    the task critics look past it as if the episode went on."""
     demonstrations: bool = False
     """Train the task policy on the offline transitions too."""
     task_pretrain_steps: int = 0

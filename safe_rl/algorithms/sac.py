@@ -168,7 +168,7 @@ class SACAgent:
         return batch.reward * self.config.sac.reward_scale
 
     def _ends_value(self, batch: Batch) -> torch.Tensor:
-        """1.0 (B,) where nothing follows for the task critics; methods that know the constraint may see it otherwise."""
+        """1.0 (B,) where nothing follows for the task critics; a method that knows the constraint may differ."""
         return batch.terminated
 
     @staticmethod
