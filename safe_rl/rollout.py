@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safe_rl.envs.factory import CostEnv
+from safe_rl.errors import EnvironmentFault
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
 
@@ -85,6 +86,7 @@ class Rollout:
         self.slots = [_Slot(env) for env in envs]
         self.num_started = 0
         self.num_finished = 0
+        self._fault: EnvironmentFault | None = None
         self.obs = np.stack([self._begin(slot) for slot in self.slots])
         """(N, obs_dim) current observations."""
 
@@ -97,7 +99,12 @@ class Rollout:
 
         Returns:
             The ``N`` transitions and the records of the episodes that ended.
+
+        Raises:
+            EnvironmentFault: An environment failed; the episodes stand where they stood before.
         """
+        if self._fault is not None:
+            raise self._fault
         results = [slot.env.step(action) for slot, action in zip(self.slots, decision.action, strict=True)]
         next_obs = np.stack([slot.env.flat(result[0]) for slot, result in zip(self.slots, results, strict=True)])
         transitions = Transitions(
@@ -119,7 +126,10 @@ class Rollout:
             slot.recovery_steps += int(decision.mode[row] == Mode.RECOVERY)
             if terminated or truncated:
                 records.append(self._finish(slot, success=info["success"], wall_time_sec=clock()))
-                self.obs[row] = self._begin(slot)
+                try:
+                    self.obs[row] = self._begin(slot)
+                except EnvironmentFault as fault:  # told at the next step: this one is complete
+                    self._fault = fault
         return transitions, records
 
     def close(self) -> None:
@@ -167,7 +177,8 @@ class Rollout:
             for action in np.asarray(saved["actions"]):
                 obs = slot.env.flat(slot.env.step(action)[0])
                 slot.actions.append(action)
-            if np.array_equal(obs, saved_obs[index]):
+            # An episode that has only begun needs no repeating: its start is as good as the former.
+            if not slot.actions or np.array_equal(obs, saved_obs[index]):
                 slot.return_, slot.cost = saved["return"], saved["cost"]
                 slot.recovery_steps = saved["recovery_steps"]
             else:
