@@ -158,20 +158,26 @@ class Runner:
             metrics = self.agent.update()
         if self.num_steps // self.config.log_every != (self.num_steps - len(transitions)) // self.config.log_every:
             self._log_metrics(log, metrics)
-        return any([self._finish_episode(record, log) for record in records])
+        return self._finish_episodes(records, log)
 
-    def _finish_episode(self, record: EpisodeRecord, log: RunLog) -> bool:
-        self.num_successes += record.success
-        self.num_violations += record.violation
-        self.recent.append(record)
-        log.episode(record, self.num_steps)
-        status = f"{self.num_successes} successes, {self.num_violations} violations"
-        self.progress(self.rollout.num_finished, self.config.episodes, status)
-        if self.config.eval_every and self.rollout.num_finished % self.config.eval_every == 0:
+    def _finish_episodes(self, records: list[EpisodeRecord], log: RunLog) -> bool:
+        """Counts the episodes that ended in one step, all of them before anything is saved."""
+        for record in records:
+            self.num_successes += record.success
+            self.num_violations += record.violation
+            self.recent.append(record)
+            log.episode(record, self.num_steps)
+            status = f"{self.num_successes} successes, {self.num_violations} violations"
+            self.progress(record.episode + 1, self.config.episodes, status)
+        if self._is_due(self.config.eval_every, records):
             self._evaluate(log)
-        if self.rollout.num_finished % self.config.checkpoint_every == 0:
+        if self._is_due(self.config.checkpoint_every, records):
             self.save()
-        return any([bool(callback(self, record)) for callback in self.callbacks])
+        return any([bool(callback(self, record)) for record in records for callback in self.callbacks])
+
+    @staticmethod
+    def _is_due(every: int, records: list[EpisodeRecord]) -> bool:
+        return every > 0 and any((record.episode + 1) % every == 0 for record in records)
 
     def _log_metrics(self, log: RunLog, metrics: dict[str, Any]) -> None:
         seconds = self.elapsed_sec()
