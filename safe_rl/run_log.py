@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from dataclasses import astuple
 from pathlib import Path
 from typing import IO
@@ -27,7 +28,7 @@ class RunLog:
         if self._episodes.tell() == 0:
             self._rows.writerow(EpisodeRecord.columns())
         self._metrics: IO[str] = (folder / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=steps_done + 1)
         self.flush()
 
     def episode(self, record: EpisodeRecord, step: int) -> None:
@@ -60,11 +61,17 @@ class RunLog:
 
 def _keep_lines(path: Path, count: int) -> None:
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(lines[:count]))
+        _rewrite(path, path.read_text().splitlines(keepends=True)[:count])
 
 
 def _keep_metrics(path: Path, steps_done: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= steps_done))
+        _rewrite(path, [line for line in lines if json.loads(line)["step"] <= steps_done])
+
+
+def _rewrite(path: Path, lines: list[str]) -> None:
+    """Replaces the file in one go: a full disk must not cost the log that is there."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text("".join(lines))
+    os.replace(new, path)
