@@ -82,7 +82,7 @@ def test_resumes_exactly() -> None:
     for parameter, other in zip(stack.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(parameter, other)
     assert all(isinstance(value, torch.Tensor) for value in state.values())
-    assert state["step.0"] == 3
+    assert state["num_steps"] == 3
 
 
 def test_foreign_state_is_refused() -> None:
