@@ -16,7 +16,7 @@ class FlatAdam:
     It computes what ``torch.optim.Adam`` computes. A step inside a CUDA graph's capture is allowed.
 
     Args:
-        modules: the module, or all the modules, to train; on their final device.
+        modules: the module, or all the modules (none is possible too), to train; on their final device.
         learning_rate: step size.
         betas: decay rates of the two moment estimates.
         eps: added to the denominator.
@@ -41,7 +41,7 @@ class FlatAdam:
         _keep_freed_memory()
         self.exp_avg = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
         self.exp_avg_sq = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
-        self.num_steps = torch.zeros((), device=self.parameters[0].device)
+        self.num_steps = torch.zeros((), device=self.parameters[0].device if self.parameters else None)
         self._num_steps = [self.num_steps] * len(self.parameters)
 
     def step(self, loss: Tensor) -> None:

@@ -85,6 +85,11 @@ def test_resumes_exactly() -> None:
     assert state["num_steps"] == 3
 
 
+def test_an_optimiser_of_nothing_can_be_saved() -> None:
+    optimizer = FlatAdam([], 1e-2)
+    optimizer.load_state_dict(optimizer.state_dict())
+
+
 def test_foreign_state_is_refused() -> None:
     optimizer = FlatAdam(make(), 1e-2)
     state = optimizer.state_dict()
