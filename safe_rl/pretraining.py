@@ -101,13 +101,17 @@ def open_dataset(path: Path, env: CostEnv, cost_key: str) -> OfflineDataset:
 def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None = None) -> Metrics:
     """Fits risk critic and recovery policy to the agent's offline transitions and saves them in the folder ``run``.
 
-    A pretraining that was cut goes on from its last saved step; one that was finished is loaded.
+    A pretraining that was cut goes on from its last saved step; one that was finished is loaded, and what follows is
+    as random as it would have been.
 
     Returns:
         The metrics of the last gradient step.
     """
     if has_state(run / PRETRAINED):
         load_pretrained(agent, run)
+        random = load_state(run / PRETRAINED)["random"]
+        agent.generator.set_state(random["generator"])
+        agent.replay.random_state = random["replay"]
         return {}
     partial = run / PARTIAL
     done, total = 0, agent.config.risk.pretrain_steps
@@ -125,7 +129,10 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
             interrupt.raise_if_requested()
             if progress is not None:
                 progress(done, total, "risk critic and recovery policy")
-    save_state(run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent)})
+    random = {"generator": agent.generator.get_state(), "replay": agent.replay.random_state}
+    save_state(
+        run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent), "random": random}
+    )
     shutil.rmtree(partial, ignore_errors=True)
     return metrics
 

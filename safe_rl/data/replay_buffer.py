@@ -145,6 +145,15 @@ class ReplayBuffer:
         indices = torch.from_numpy(self.sample_indices(batch_size, source, positive_fraction))
         return self.batch(indices.to(self.device))
 
+    @property
+    def random_state(self) -> dict[str, Any]:
+        """The sampling's state, as JSON values."""
+        return dict(self._rng.bit_generator.state)
+
+    @random_state.setter
+    def random_state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: the online rows, the ring's position and the sampling's state.
 
@@ -155,7 +164,7 @@ class ReplayBuffer:
             "next": self._next,
             "num_offline": self.num_offline,
             "violations": self._violations.members.copy(),
-            "rng": self._rng.bit_generator.state,
+            "rng": self.random_state,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -179,7 +188,7 @@ class ReplayBuffer:
         self._rows[self.num_offline : self.num_offline + len(online)] = online.to(self.device)
         self.num_online, self._next = len(online), state["next"]
         self._violations.members = np.asarray(state["violations"])
-        self._rng.bit_generator.state = state["rng"]
+        self.random_state = state["rng"]
 
     def _to_rows(self, transitions: Transitions) -> torch.Tensor:
         scalars = np.stack([transitions.reward, transitions.cost, transitions.terminated], axis=1)
