@@ -170,7 +170,7 @@ def recovery_config(**changes: Any) -> RecoveryRLConfig:
         replay_capacity=2000,
         start_steps=10,
         sac=SACConfig(hidden_sizes=SMALL),
-        risk=RiskConfig(hidden_sizes=SMALL, pretrain_steps=30, tau=0.01),
+        risk=RiskConfig(hidden_sizes=SMALL, pretrain_steps=30, tau=0.01, learning_rate=3e-3),
         recovery=RecoveryConfig(hidden_sizes=SMALL, num_samples=50, num_backup_samples=4),
     )
     return _changed(config, changes)
