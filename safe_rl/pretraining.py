@@ -130,9 +130,7 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
             if progress is not None:
                 progress(done, total, "risk critic and recovery policy")
     random = {"generator": agent.generator.get_state(), "replay": agent.replay.random_state}
-    save_state(
-        run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent), "random": random}
-    )
+    save_state(run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent), "random": random})
     shutil.rmtree(partial, ignore_errors=True)
     return metrics
 
