@@ -1,0 +1,149 @@
+"""Successes and violations while training: the paper's and the tuned settings beside the unconstrained policy.
+
+    python -m benchmarks.safety_and_task --output runs/safety --jobs 2     # everything, resumable
+    python -m benchmarks.safety_and_task --output runs/safety --table      # the table of what is there
+
+Each run is a `safe-rl train` in a process of its own, on one thread. A run that was cut is resumed, a finished one kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+TRANSITIONS = {"Navigation1": 20_000, "Navigation2": 20_000, "Maze": 10_000}
+LIMITS = {"Navigation1": (295, 0), "Navigation2": (285, 1), "Maze": (240, 6)}
+"""Successes wanted at least, violations allowed at most, in 300 episodes of every seed."""
+VARIANTS = {
+    "tuned": ("recovery-rl", "--preset", "tuned"),
+    "paper": ("recovery-rl", "--preset", "paper"),
+    "unconstrained": ("unconstrained", "--preset", "tuned"),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    domain: str
+    variant: str
+    seed: int
+    episodes: int
+    root: Path
+
+    @property
+    def env(self) -> str:
+        """Its environment."""
+        return f"safe_rl/{self.domain}-v0"
+
+    @property
+    def folder(self) -> Path:
+        """Its run folder."""
+        return self.root / self.domain / self.variant / f"seed{self.seed}"
+
+    @property
+    def dataset(self) -> Path:
+        """Each seed has offline data of its own."""
+        return self.root / self.domain / "data" / f"seed{self.seed}"
+
+    def rows(self) -> list[dict[str, str]]:
+        """The finished episodes."""
+        path = self.folder / "episodes.csv"
+        if not path.is_file():
+            return []
+        with path.open() as file:
+            return list(csv.DictReader(file))
+
+    def run(self) -> None:
+        """Trains, unless it is done."""
+        if len(self.rows()) >= self.episodes:
+            return
+        method, *preset = VARIANTS[self.variant]
+        command = ["train", method, "--env", self.env, "--seed", str(self.seed), "--episodes", str(self.episodes)]
+        if method == "recovery-rl":
+            if not self.dataset.is_dir():
+                size = str(TRANSITIONS[self.domain])
+                _safe_rl(
+                    self.dataset.with_suffix(".log"),
+                    ["collect", "--env", self.env, "--transitions", size, "--seed", str(self.seed)],
+                    self.dataset,
+                )
+            command += ["--dataset", str(self.dataset)]
+        resume = ["--resume"] if (self.folder / "config.json").is_file() else []
+        _safe_rl(self.folder.with_suffix(".log"), [*command, *preset, *resume], self.folder)
+
+
+def _safe_rl(log: Path, command: list[str], output: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        subprocess.run(
+            [sys.executable, "-m", "safe_rl.cli.main", *command, "--output", str(output)],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/safety"))
+    parser.add_argument("--domains", nargs="+", default=list(TRANSITIONS), choices=list(TRANSITIONS))
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
+    parser.add_argument("--episodes", type=int, default=300)
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--table", action="store_true", help="train nothing, print what is there")
+    args = parser.parse_args()
+    jobs = [
+        Job(domain, variant, seed, args.episodes, args.output)
+        for variant in args.variants
+        for domain in args.domains
+        for seed in args.seeds
+    ]
+    if not args.table:
+        began = time.monotonic()
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(Job.run, jobs))
+        print(f"{(time.monotonic() - began) / 60:.1f} minutes\n")
+    print("\n".join(table(jobs)))
+
+
+def table(jobs: list[Job]) -> Iterator[str]:
+    """A Markdown table: a row for each domain and variant, a pair of successes and violations for each seed."""
+    seeds = sorted({job.seed for job in jobs})
+    yield "| domain | settings | " + " | ".join(f"seed {seed}" for seed in seeds) + " | limits | minutes, median |"
+    yield "|---" * (len(seeds) + 4) + "|"
+    for domain in dict.fromkeys(job.domain for job in jobs):
+        for variant in dict.fromkeys(job.variant for job in jobs):
+            runs = {job.seed: job.rows() for job in jobs if (job.domain, job.variant) == (domain, variant)}
+            minutes = [float(rows[-1]["wall_time_sec"]) / 60 for rows in runs.values() if rows]
+            wanted, allowed = LIMITS[domain]
+            yield " | ".join(
+                [
+                    f"| {domain}",
+                    variant,
+                    *(_cell(runs[seed]) for seed in seeds),
+                    f"at least {wanted}, at most {allowed}",
+                    f"{statistics.median(minutes):.1f} |" if minutes else "- |",
+                ]
+            )
+
+
+def _cell(rows: list[dict[str, str]]) -> str:
+    if not rows:
+        return "-"
+    successes, violations = (sum(int(row[name]) for row in rows) for name in ("success", "violation"))
+    unfinished = "" if len(rows) >= 300 else f" (of {len(rows)})"
+    return f"{successes}, {violations}{unfinished}"
+
+
+if __name__ == "__main__":
+    main()
