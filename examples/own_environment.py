@@ -1,6 +1,6 @@
 """Recovery RL in an environment of your own: any Gymnasium environment that reports its constraint in ``info``.
 
-A cart on a track of 4 m, which it must not leave; the task is to stand at 1.5 m. The constraint has a name of its own here,
+A cart on a track of 4 m, which it must not leave; the task is to stand at 1.5 m. The constraint has a name of its own,
 ``info["off_track"]``, so that is what ``cost_key`` says.
 
 python examples/own_environment.py --episodes 40 --output runs/examples/own
