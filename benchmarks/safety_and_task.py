@@ -3,7 +3,7 @@
     python -m benchmarks.safety_and_task --output runs/safety --jobs 2     # everything, resumable
     python -m benchmarks.safety_and_task --output runs/safety --table      # the table of what is there
 
-Each run is a `safe-rl train` in a process of its own, on one thread. A run that was cut is resumed, a finished one kept.
+Each run is a `safe-rl train` in a process of its own, on one thread; one that was cut is resumed, a finished one kept.
 """
 
 from __future__ import annotations

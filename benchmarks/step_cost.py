@@ -37,10 +37,8 @@ def main() -> None:
         times = decision_times(explore)
         print(f"| {name} | {np.median(times):.3f} ms | {np.percentile(times, 99):.3f} ms | 0.3 ms at the median |")
     step, learner = training_times()
-    print(
     around = f"training step without its learner step ({step:.2f} - {learner:.2f} ms)"
     print(f"| {around} | {step - learner:.2f} ms | | 1.0 ms |")
-    )
     replay, raw = replay_bytes()
     print(f"| replay, a transition | {replay} bytes | | raw data: {raw} bytes |")
 
