@@ -25,6 +25,7 @@ PAPER: dict[str, Settings] = {
 TUNED_COMMON: Settings = {
     # Task policy: smaller networks and faster targets learn a plane in a fraction of the time.
     "sac.hidden_sizes": (128, 128),
+    "sac.learning_rate": 1e-3,
     "sac.entropy": "auto",
     "sac.gamma": 0.97,
     "sac.tau": 0.02,
@@ -32,7 +33,7 @@ TUNED_COMMON: Settings = {
     # like the end of a bad time.
     "demonstrations": True,
     "violation_ends_value": False,
-    "task_pretrain_steps": 3_000,
+    "task_pretrain_steps": 5_000,
     "start_steps": 0,
     # Risk: targets that move within the pretraining, a loss whose gradient does not vanish, no trust in a fresh policy.
     "risk.hidden_sizes": (128, 128),
