@@ -71,10 +71,11 @@ def parse_arguments(method: str, run_type: type[Any], argv: list[str], prog: str
 
 
 def _flag(argv: list[str], name: str) -> str | None:
-    """The value of ``--name VALUE`` or ``--name=VALUE``."""
+    """The value of ``--name VALUE`` or ``--name=VALUE``; the last one counts, as for the parser."""
+    value = None
     for index, word in enumerate(argv):
         if word == name and index + 1 < len(argv):
-            return argv[index + 1]
-        if word.startswith(name + "="):
-            return word[len(name) + 1 :]
-    return None
+            value = argv[index + 1]
+        elif word.startswith(name + "="):
+            value = word[len(name) + 1 :]
+    return value
