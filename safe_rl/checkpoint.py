@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -73,7 +74,7 @@ def save_state(final: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     values = _split(state, "", tensors)
     with staged_folder(final) as staging:
-        save_file(tensors, staging / "tensors.safetensors")
+        _save_tensors(tensors, staging / "tensors.safetensors")
         (staging / "state.json").write_text(json.dumps({"format_version": FORMAT_VERSION, "state": values}))
 
 
@@ -95,6 +96,17 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {folder} is of the newer format {content['format_version']}: update safe_rl")
     state: dict[str, Any] = _join(content["state"], tensors)
     return state
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes a safetensors file; a full disk, which safetensors reports in an error of its own, is an ``OSError``."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
