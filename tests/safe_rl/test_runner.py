@@ -229,9 +229,9 @@ def test_a_run_cut_by_ctrl_c_goes_on_step_for_step(tmp_path, whole, corridor_dat
     [
         {"sac__entropy": "auto", "normalize_obs": "running"},
         {"recovery__kind": "q-sampling", "risk__positive_fraction": 0.3, "relabel_actions": False},
-        {"replay_capacity": 20},
+        {"replay_capacity": 20, "demonstrations": True, "violation_ends_value": False},
     ],
-    ids=["auto entropy, running scale", "q-sampling, stratified", "a ring that turns over"],
+    ids=["auto entropy, running scale", "q-sampling, stratified", "a ring that turns over, demonstrations"],
 )
 def test_every_part_of_an_agent_goes_on(tmp_path, whole, corridor_data, agent):
     for step in (12, 20):
@@ -273,6 +273,22 @@ def test_a_run_cut_while_pretraining_goes_on(tmp_path, whole, corridor_data, ste
     train_small(tmp_path / "run", corridor_data, resume=True)
     assert_equal_runs(tmp_path / "run", whole())
     assert not (tmp_path / "run" / pretraining.PARTIAL).exists()
+
+
+@pytest.mark.parametrize("stage", ["risk critic and recovery policy", "task policy"])
+def test_a_run_cut_while_either_policy_is_pretrained_goes_on(tmp_path, whole, corridor_data, stage):
+    agent = {"demonstrations": True, "task_pretrain_steps": 12}
+
+    def progress(done, total, status):
+        if status == stage and done == 7:
+            interrupt()
+
+    config = run_config(tmp_path / "run", corridor_data)
+    with pytest.raises(KeyboardInterrupt):
+        train("recovery-rl", config, toys.recovery_config(**agent), pretrain_progress=progress)
+    assert not list_checkpoints(tmp_path / "run" / "checkpoints")
+    train_small(tmp_path / "run", corridor_data, agent=agent, resume=True)
+    assert_equal_runs(tmp_path / "run", whole(agent=agent))
 
 
 def _once_more(progress):

@@ -18,7 +18,8 @@ from safe_rl.config import AgentConfig, RecoveryConfig, RecoveryRLConfig, RiskCo
 class Corridor(gym.Env):
     """A point walks right through a corridor with a cliff on either side.
 
-    It starts at x = 0; x >= 1 is the goal, |y| > 0.3 a violation; both end the episode, the horizon (30) cuts it.
+    It starts at x = 0; x >= 1 is the goal, |y| > 0.3 a violation; both end the episode, the horizon (30) cuts it. The
+    reward is the way ahead, so nobody gains by falling.
     ``on_step`` is called with the number of steps of all corridors so far: a test interrupts or breaks there.
     """
 
@@ -42,11 +43,12 @@ class Corridor(gym.Env):
         if Corridor.total_steps == int(os.environ.get("TOYS_KILL_AT", "0")):
             os.kill(os.getpid(), signal.SIGKILL)
         self.steps += 1
+        before = self.point[0]
         self.point = self.point + np.asarray(action, dtype=np.float64) + self.np_random.normal(0.0, 0.01, size=2)
         violation, success = abs(self.point[1]) > 0.3, self.point[0] >= 1.0
         info = {"cost": violation, "success": bool(success and not violation)}
         done = bool(violation or success)
-        return self.point.astype(np.float32), float(self.point[0] - 1.0), done, self.steps >= 30, info
+        return self.point.astype(np.float32), float(self.point[0] - before), done, self.steps >= 30, info
 
 
 class Script(gym.Env):

@@ -23,8 +23,8 @@ class Proposes:
     def mean_action(self, obs):
         return obs
 
-    def sample(self, obs, noise):
-        return obs, torch.zeros(len(obs))
+    def sample_action(self, obs, noise):
+        return obs
 
 
 class Rescues:
@@ -323,3 +323,12 @@ def test_q_sampling_agents_act_learn_and_rescue():
     rescued = made.risk(np.zeros((3, 2), np.float32), decision.action)
     assert (rescued <= decision.risk + 1e-6).all()  # the least risky of 50
     assert "risk/loss" in made.update()
+
+
+@pytest.mark.parametrize(("ends", "expected"), [(True, [0, 1, 1]), (False, [0, 1, 0])])
+def test_the_task_critics_may_look_past_a_violation_but_never_past_the_goal(ends, expected):
+    made = agent(violation_ends_value=ends)
+    made.observe(
+        random_transitions(3).replace(cost=np.array([0, 0, 1], np.float32), terminated=np.array([False, True, True]))
+    )
+    assert made._ends_value(made.replay.batch(torch.arange(3))).tolist() == expected
