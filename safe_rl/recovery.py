@@ -64,7 +64,7 @@ class ModelFreeRecovery(nn.Module):
 
     def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """One gradient step on ``mean Q_risk(s, pi_rec(s))``."""
-        loss = self._risk[0](obs, self.actor.sample(obs, self._noise(obs, generator)), freeze=True).mean()
+        loss = self._risk[0](obs, self.actor.sample(obs, self._noise(obs, generator))).mean()
         self.optimizer.step(loss)
         return {"recovery/risk": loss.detach()}
 

@@ -37,27 +37,26 @@ class RiskCritic(nn.Module):
         )
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
 
-    def logits(self, obs: torch.Tensor, action: torch.Tensor, *, freeze: bool = False) -> torch.Tensor:
+    def logits(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """Evaluates every member before the sigmoid.
 
         Args:
             obs: (B, obs_dim) normalised observations.
             action: (B, act_dim) actions in [-1, 1].
-            freeze: Let gradients through to the action, but not to the critics.
 
         Returns:
             (num_critics, B)
         """
-        return self.critics(torch.cat([obs, action], dim=1), freeze=freeze).squeeze(-1)
+        return self.critics(torch.cat([obs, action], dim=1)).squeeze(-1)
 
-    def forward(self, obs: torch.Tensor, action: torch.Tensor, *, freeze: bool = False) -> torch.Tensor:
-        """``Q_risk`` (B,) in [0, 1]: the largest of the ensemble."""
-        return self.logits(obs, action, freeze=freeze).amax(0).sigmoid()
+    def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """``Q_risk`` (B,) in [0, 1], the largest of the ensemble; gradients reach the action, not the critics."""
+        return self.critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
 
     @torch.no_grad()
     def target(self, batch: Batch, next_obs: torch.Tensor, next_action: torch.Tensor) -> torch.Tensor:
         """``y = c + (1 - c) * gamma_risk * Q_risk'(s', a')`` (B,); nothing follows a terminal state."""
-        next_risk = self.targets(torch.cat([next_obs, next_action], dim=1)).squeeze(-1).amax(0).sigmoid()
+        next_risk = self.targets.extreme(torch.cat([next_obs, next_action], dim=1), largest=True).sigmoid()
         return batch.cost + (1 - batch.cost) * (1 - batch.terminated) * self.config.gamma_risk * next_risk
 
     def loss(self, obs: torch.Tensor, action: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -49,7 +50,9 @@ class RecoveryRLAgent(RiskAwareAgent):
         state = self._normalize(obs)
         task_action = self._propose(state, explore)
         risk = self.risk_critic(state, task_action)
-        action, recovers = self._switch(state, task_action, risk, explore=explore)
+        action, recovers = self._switch(
+            state, task_action, risk, lambda rows: self.recovery.act(rows, self.generator, explore=explore)
+        )
         return Decision(
             action=self.scaler.to_env(action.cpu().numpy()),
             task_action=self.scaler.to_env(task_action.cpu().numpy()),
@@ -59,15 +62,36 @@ class RecoveryRLAgent(RiskAwareAgent):
         )
 
     def _switch(
-        self, obs: torch.Tensor, task_action: torch.Tensor, risk: torch.Tensor, *, explore: bool
+        self,
+        obs: torch.Tensor,
+        proposal: torch.Tensor,
+        risk: torch.Tensor,
+        recover: Callable[[torch.Tensor], torch.Tensor],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rule of Recovery RL: the actions to execute (N, act_dim) and where (N,) the recovery policy acts."""
-        if not self.switch.hands_over(risk).any():
-            return task_action, torch.zeros_like(risk, dtype=torch.bool)
-        recovery_action = self.recovery.act(obs, self.generator, explore=explore)
-        recovery_risk = self.risk_critic(obs, recovery_action) if self.switch.recovery_must_help else None
-        recovers = self.switch.hands_over(risk, recovery_risk)
-        return torch.where(recovers[:, None], recovery_action, task_action), recovers
+        """The rule of Recovery RL.
+
+        Args:
+            obs: (N, obs_dim) normalised observations.
+            proposal: (N, act_dim) the task policy's actions.
+            risk: (N,) ``Q_risk`` of the proposals.
+            recover: Gives the recovery policy's actions for some of the observations.
+
+        Returns:
+            The actions to execute (N, act_dim), and where (N,) the recovery policy acts.
+        """
+        recovers = self.switch.hands_over(risk)
+        if obs.is_cuda:  # a CUDA graph has fixed shapes: ask for every row
+            rows = torch.arange(len(obs), device=obs.device)
+        else:
+            rows = recovers.nonzero().squeeze(1)
+            if not len(rows):
+                return proposal, recovers
+        some = obs[rows]
+        recovery_action = recover(some)
+        if self.switch.recovery_must_help:
+            recovers[rows] = self.switch.hands_over(risk[rows], self.risk_critic(some, recovery_action))
+        candidates = proposal.index_copy(0, rows, recovery_action)
+        return torch.where(recovers[:, None], candidates, proposal), recovers
 
     def observe(self, transitions: Transitions) -> None:
         """See ``SACAgent``; without relabelling the task policy learns from what was executed instead."""
@@ -84,10 +108,8 @@ class RecoveryRLAgent(RiskAwareAgent):
         proposal = super()._next_action(next_obs, pretraining)
         if self.config.risk.backup == "task":
             return proposal
-        recovery_action = self.recovery.backup_action(next_obs, self.generator)
-        recovery_risk = self.risk_critic(next_obs, recovery_action) if self.switch.recovery_must_help else None
-        recovers = self.switch.hands_over(self.risk_critic(next_obs, proposal), recovery_risk)
-        return torch.where(recovers[:, None], recovery_action, proposal)
+        risk = self.risk_critic(next_obs, proposal)
+        return self._switch(next_obs, proposal, risk, lambda rows: self.recovery.backup_action(rows, self.generator))[0]
 
     def policy_state_dict(self) -> dict[str, Any]:
         """See ``SACAgent``."""

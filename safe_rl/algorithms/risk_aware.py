@@ -107,7 +107,7 @@ class RiskAwareAgent(SACAgent):
         """What will be executed in the next states (B, obs_dim): here what the task policy proposes."""
         if pretraining and self.config.risk.pretrain_proposal == "uniform":
             return self._uniform(len(next_obs))
-        return self.actor.sample(next_obs, self._noise(len(next_obs)))[0]
+        return self.actor.sample_action(next_obs, self._noise(len(next_obs)))
 
     # ------------------------------------------------------------------- state
 

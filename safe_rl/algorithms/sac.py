@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from safe_rl.algorithms.learner_step import LearnerStep
 from safe_rl.config import AgentConfig
@@ -105,7 +106,7 @@ class SACAgent:
             return self.actor.mean_action(obs)
         if self.num_observed < self.config.start_steps:
             return self._uniform(len(obs))
-        return self.actor.sample(obs, self._noise(len(obs)))[0]
+        return self.actor.sample_action(obs, self._noise(len(obs)))
 
     # ---------------------------------------------------------------- learning
 
@@ -156,11 +157,11 @@ class SACAgent:
             next_value = self._q(self.critic_targets, next_obs, next_action).amin(0) - self._alpha * next_log_prob
             target = self._task_reward(batch) + self.config.sac.gamma * (1 - self._ends_value(batch)) * next_value
         q = self._q(self.critics, obs, batch.task_action)
-        return 0.5 * (q - target).square().mean(1).sum()
+        return functional.mse_loss(q, target.expand_as(q), reduction="sum") * (0.5 / len(target))
 
     def _actor_loss(self, obs: torch.Tensor, action: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
         """``mean (alpha log pi(a|s) - min_i Q_i(s, a))``; methods that constrain the actor add their term here."""
-        q = self._q(self.critics, obs, action, freeze=True).amin(0)
+        q = self.critics.extreme(torch.cat([obs, action], dim=1), largest=False)
         return (self._alpha * log_prob - q).mean()
 
     def _task_reward(self, batch: Batch) -> torch.Tensor:
@@ -172,9 +173,9 @@ class SACAgent:
         return batch.terminated
 
     @staticmethod
-    def _q(critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor, *, freeze: bool = False) -> torch.Tensor:
+    def _q(critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """``Q_i(s, a)`` (2, B)."""
-        return critics(torch.cat([obs, action], dim=1), freeze=freeze).squeeze(-1)
+        return critics(torch.cat([obs, action], dim=1)).squeeze(-1)
 
     @property
     def _alpha(self) -> torch.Tensor | float:
