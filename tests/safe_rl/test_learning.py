@@ -1,4 +1,4 @@
-"""A tiny constrained environment is learned: most episodes reach the goal, few fall off, fewer than without a shield."""
+"""A tiny constrained environment is learned: most episodes reach the goal, fewer fall off than without a shield."""
 
 from __future__ import annotations
 

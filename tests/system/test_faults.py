@@ -23,13 +23,13 @@ from safe_rl.errors import UserError
 TOYS = Path(__file__).parents[1] / "safe_rl"
 sys.path.insert(0, str(TOYS))
 
-import toys
+import toys  # noqa: E402
 
-from safe_rl.cli.main import main
+from safe_rl.cli.main import main  # noqa: E402
 
 SMALL = [
-    "--preset", "none", "--sac.hidden-sizes", "8", "8", "--batch-size", "16", "--replay-capacity", "500", "--device", "cpu",
-    "--log-every", "10",
+    "--preset", "none", "--sac.hidden-sizes", "8", "8", "--batch-size", "16", "--replay-capacity", "500",
+    "--device", "cpu", "--log-every", "10",
 ]  # fmt: skip
 RISK = ["--risk.hidden-sizes", "8", "8", "--risk.pretrain-steps", "10", "--recovery.hidden-sizes", "8", "8"]
 

@@ -10,6 +10,7 @@ from safe_rl.algorithms.sac import SACAgent, Temperature
 from safe_rl.checkpoint import load_state, save_state
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.methods import make_agent
+from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam
 from safe_rl.switch import Mode
 from safe_rl.transitions import Transitions
@@ -103,8 +104,12 @@ def test_a_cut_episode_bootstraps_and_a_finished_one_does_not():
 
 def test_the_actor_loss_by_hand():
     made = agent(sac__alpha=0.2)
-    made.critics = Constant([[1.0, 4.0], [3.0, 2.0]])
-    loss = made._actor_loss(torch.zeros(2, 2), torch.zeros(2, 2), torch.tensor([1.0, -3.0]))
+    made.critics = StackedMLP(2, 4, (), 1)
+    with torch.no_grad():  # twin i says values[i] in the two states, whatever the action
+        made.critics.flat.zero_()
+        for unit, values in zip(made.critics.units(), [[1.0, 4.0], [3.0, 2.0]], strict=True):
+            unit[0].weight[:2, 0] = torch.tensor(values)
+    loss = made._actor_loss(torch.eye(2), torch.zeros(2, 2), torch.tensor([1.0, -3.0]))
     assert loss.item() == pytest.approx(((0.2 * 1 - 1) + (0.2 * -3 - 2)) / 2)
 
 
