@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from safe_rl.risk import RiskCritic
 
 class RecoveryPolicy(Protocol):
     """Proposes the action that keeps the robot safe; all actions are in [-1, 1]."""
+
+    optimizer: FlatAdam
 
     def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
         """Returns actions (B, act_dim) for normalised observations (B, obs_dim); ``explore`` allows sampling."""
@@ -68,15 +70,6 @@ class ModelFreeRecovery(nn.Module):
         self.optimizer.step(loss)
         return {"recovery/risk": loss.detach()}
 
-    def training_state_dict(self) -> dict[str, Any]:
-        """Parameters and optimiser."""
-        return {"module": self.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_training_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores ``training_state_dict``."""
-        self.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
     def _noise(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.randn((len(obs), self.act_dim), generator=generator, device=obs.device)
 
@@ -88,6 +81,7 @@ class QSamplingRecovery(nn.Module):
         super().__init__()
         self.config = config
         self.act_dim = act_dim
+        self.optimizer = FlatAdam([], config.learning_rate)
         self._risk = (risk,)
 
     def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
@@ -103,13 +97,6 @@ class QSamplingRecovery(nn.Module):
     def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Nothing to learn."""
         return {}
-
-    def training_state_dict(self) -> dict[str, Any]:
-        """Nothing to save."""
-        return {}
-
-    def load_training_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
 
     def _least_risky(self, obs: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
         candidates = 2 * torch.rand((len(obs), num_samples, self.act_dim), generator=generator, device=obs.device) - 1

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
-from safe_rl.algorithms.sac import Metrics
+from safe_rl.algorithms.sac import Metrics, Stateful
 from safe_rl.config import RecoveryRLConfig
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.recovery import ModelFreeRecovery, QSamplingRecovery
@@ -111,20 +111,11 @@ class RecoveryRLAgent(RiskAwareAgent):
         risk = self.risk_critic(next_obs, proposal)
         return self._switch(next_obs, proposal, risk, lambda rows: self.recovery.backup_action(rows, self.generator))[0]
 
-    def policy_state_dict(self) -> dict[str, Any]:
-        """See ``SACAgent``."""
-        return {**super().policy_state_dict(), "recovery": self.recovery.state_dict()}
+    def _policy_parts(self) -> dict[str, Stateful]:
+        return {**super()._policy_parts(), "recovery": self.recovery}
 
-    def load_policy_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``SACAgent``."""
-        super().load_policy_state_dict(state)
-        self.recovery.load_state_dict(state["recovery"])
+    def _learning_parts(self) -> dict[str, Stateful]:
+        return {**super()._learning_parts(), "recovery_optimizer": self.recovery.optimizer}
 
-    def safety_state_dict(self) -> dict[str, Any]:
-        """See ``RiskAwareAgent``; with the recovery policy and its optimiser."""
-        return {**super().safety_state_dict(), "recovery": self.recovery.training_state_dict()}
-
-    def load_safety_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``RiskAwareAgent``."""
-        super().load_safety_state_dict(state)
-        self.recovery.load_training_state_dict(state["recovery"])
+    def _safety_parts(self) -> dict[str, Stateful]:
+        return {**super()._safety_parts(), "recovery": self.recovery, "recovery_optimizer": self.recovery.optimizer}

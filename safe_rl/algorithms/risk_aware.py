@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from safe_rl.algorithms.learner_step import LearnerStep
-from safe_rl.algorithms.sac import Metrics, SACAgent
+from safe_rl.algorithms.sac import Metrics, SACAgent, Stateful
 from safe_rl.config import RecoveryRLConfig
 from safe_rl.data.replay_buffer import Batch, Source
 from safe_rl.risk import RiskCritic
@@ -111,34 +111,25 @@ class RiskAwareAgent(SACAgent):
 
     # ------------------------------------------------------------------- state
 
-    def state_dict(self) -> dict[str, Any]:
-        """See ``SACAgent``."""
-        return {**super().state_dict(), "safety": self.safety_state_dict()}
+    def _policy_parts(self) -> dict[str, Stateful]:
+        return {**super()._policy_parts(), "risk_critic": self.risk_critic}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``SACAgent``."""
-        super().load_state_dict(state)
-        self.load_safety_state_dict(state["safety"])
+    def _learning_parts(self) -> dict[str, Stateful]:
+        return {**super()._learning_parts(), "risk_optimizer": self.risk_optimizer}
 
-    def policy_state_dict(self) -> dict[str, Any]:
-        """See ``SACAgent``."""
-        return {**super().policy_state_dict(), "risk_critic": self.risk_critic.state_dict()}
-
-    def load_policy_state_dict(self, state: dict[str, Any]) -> None:
-        """See ``SACAgent``."""
-        super().load_policy_state_dict(state)
-        self.risk_critic.load_state_dict(state["risk_critic"])
+    def _safety_parts(self) -> dict[str, Stateful]:
+        """What the pretraining makes, by name; the scale of the observations is part of it."""
+        return {
+            "risk_critic": self.risk_critic,
+            "risk_optimizer": self.risk_optimizer,
+            "normalizer": self.normalizer,
+        }
 
     def safety_state_dict(self) -> dict[str, Any]:
-        """What pretraining made: risk critic, its optimiser, and the scale of the observations it was trained on."""
-        return {
-            "risk_critic": self.risk_critic.state_dict(),
-            "risk_optimizer": self.risk_optimizer.state_dict(),
-            "normalizer": self.normalizer.state_dict(),
-        }
+        """The part of the state that the pretraining makes."""
+        return {name: part.state_dict() for name, part in self._safety_parts().items()}
 
     def load_safety_state_dict(self, state: dict[str, Any]) -> None:
         """Restores ``safety_state_dict``."""
-        self.risk_critic.load_state_dict(state["risk_critic"])
-        self.risk_optimizer.load_state_dict(state["risk_optimizer"])
-        self.normalizer.load_state_dict(state["normalizer"])
+        for name, part in self._safety_parts().items():
+            part.load_state_dict(state[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -26,6 +26,18 @@ from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
 
 Metrics = dict[str, torch.Tensor]
+
+
+class Stateful(Protocol):
+    """A network, an optimiser: what can be saved and restored."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> Any:
+        """Restores it."""
+        ...
 
 
 class SACAgent:
@@ -183,16 +195,26 @@ class SACAgent:
 
     # ------------------------------------------------------------------- state
 
+    def _policy_parts(self) -> dict[str, Stateful]:
+        """What acting needs, by name."""
+        return {"actor": self.actor, "normalizer": self.normalizer}
+
+    def _learning_parts(self) -> dict[str, Stateful]:
+        """What only learning needs, by name."""
+        parts: dict[str, Stateful] = {
+            "critics": self.critics,
+            "critic_targets": self.critic_targets,
+            "actor_optimizer": self.actor_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+            "temperature_optimizer": self.temperature_optimizer,
+        }
+        return parts if self.temperature is None else {**parts, "temperature": self.temperature}
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed training needs, as nested dictionaries of tensors, arrays and JSON values."""
         return {
             "policy": self.policy_state_dict(),
-            "critics": self.critics.state_dict(),
-            "critic_targets": self.critic_targets.state_dict(),
-            "actor_optimizer": self.actor_optimizer.state_dict(),
-            "critic_optimizer": self.critic_optimizer.state_dict(),
-            "temperature": {} if self.temperature is None else self.temperature.state_dict(),
-            "temperature_optimizer": self.temperature_optimizer.state_dict(),
+            "learning": {name: part.state_dict() for name, part in self._learning_parts().items()},
             "replay": self.replay.state_dict(),
             "generator": self.generator.get_state(),
             "counters": {"num_observed": self.num_observed, "num_updates": self.num_updates},
@@ -201,25 +223,20 @@ class SACAgent:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores ``state_dict``."""
         self.load_policy_state_dict(state["policy"])
-        self.critics.load_state_dict(state["critics"])
-        self.critic_targets.load_state_dict(state["critic_targets"])
-        self.actor_optimizer.load_state_dict(state["actor_optimizer"])
-        self.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        if self.temperature is not None:
-            self.temperature.load_state_dict(state["temperature"])
-        self.temperature_optimizer.load_state_dict(state["temperature_optimizer"])
+        for name, part in self._learning_parts().items():
+            part.load_state_dict(state["learning"][name])
         self.replay.load_state_dict(state["replay"])
         self.generator.set_state(state["generator"].cpu())
         self.num_observed, self.num_updates = state["counters"]["num_observed"], state["counters"]["num_updates"]
 
     def policy_state_dict(self) -> dict[str, Any]:
         """The part of the state that acting needs."""
-        return {"actor": self.actor.state_dict(), "normalizer": self.normalizer.state_dict()}
+        return {name: part.state_dict() for name, part in self._policy_parts().items()}
 
     def load_policy_state_dict(self, state: dict[str, Any]) -> None:
         """Restores ``policy_state_dict``: enough to act, not to train on."""
-        self.actor.load_state_dict(state["actor"])
-        self.normalizer.load_state_dict(state["normalizer"])
+        for name, part in self._policy_parts().items():
+            part.load_state_dict(state[name])
 
     # ----------------------------------------------------------------- helpers
 

@@ -110,7 +110,8 @@ def test_its_training_state_comes_back():
     first, second = model_free(), model_free()
     for _ in range(5):
         first.update(SAFE, generator())
-    second.load_training_state_dict(first.training_state_dict())
+    second.load_state_dict(first.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
     for recovery in (first, second):
         recovery.update(SAFE, generator(1))
     assert torch.equal(first.actor.net.flat, second.actor.net.flat)
