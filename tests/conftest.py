@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.abc
 import os
 import sys
-from collections.abc import Sequence
-from types import ModuleType
 
 import pytest
 
@@ -16,18 +13,11 @@ os.environ.setdefault("MPLBACKEND", "agg")
 EXTRAS = ("pybullet", "pybullet_data", "cv2", "ray", "rclpy", "onnx", "onnxruntime")
 
 
-class _Hidden(importlib.abc.MetaPathFinder):
-    """Makes the optional packages look as if they were not installed."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname.partition(".")[0] in EXTRAS:
-            raise ModuleNotFoundError(f"No module named {fullname!r} (hidden by --without-extras)", name=fullname)
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-extras", action="store_true", help=f"run as if {', '.join(EXTRAS)} were not installed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-extras"):
-        sys.meta_path.insert(0, _Hidden())
+        for name in EXTRAS:
+            sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ModuleNotFoundError

@@ -8,6 +8,7 @@ reads itself.
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,13 @@ from safe_rl.data.episodes import STEP_FIELDS, Array, Episode, EpisodeTable, lea
 from safe_rl.errors import UserError
 
 MAIN_FILE = "main_data.hdf5"
+_RAW_IMAGES: dict[str, Any] = {"jpeg_encoding": False}
+_ASKS_FOR_ENCODING = "jpeg_encoding" in inspect.signature(MinariStorage.new).parameters
+"""Minari 0.5.3, the last one for Python 3.10, takes every image for JPEG: it cannot show ours, later ones can."""
+RAW_IMAGES_OPTION = _RAW_IMAGES if _ASKS_FOR_ENCODING else {}
+"""What to tell ``MinariStorage.new`` so that images are stored as they are."""
+RAW_IMAGES_METADATA = {} if _ASKS_FOR_ENCODING else _RAW_IMAGES
+"""What to add to the metadata, so that this reader and a later Minari know that they are."""
 _COMPACT_BYTES = 32 * 1024
 """Arrays up to this size stand in the file's directory itself; HDF5 allows 64 KiB."""
 _SUCCESS_KEYS = ("success", "is_success")
@@ -141,7 +149,8 @@ def read_episodes(storage: MinariStorage, cost_key: str) -> EpisodeTable:
 
 def has_jpeg_images(storage: MinariStorage) -> bool:
     """Tells whether Minari has compressed the observations as JPEG, which only Minari unpacks."""
-    return storage.jpeg_encoding and any(is_image_space(s) for s in leaf_spaces(storage.observation_space).values())
+    encoded = bool(storage.metadata.get("jpeg_encoding", True))
+    return encoded and any(is_image_space(space) for space in leaf_spaces(storage.observation_space).values())
 
 
 def _seed(group: h5g.GroupID) -> int | None:

@@ -17,7 +17,13 @@ from safe_rl.data.dataset import OfflineDataset, require_compatible
 from safe_rl.data.episodes import Episode, EpisodeTable, leaf_spaces, require_action_space
 from safe_rl.data.folders import DATA_FOLDER, METADATA_KEY, TABLE_FILE, data_folder, is_dataset
 from safe_rl.data.journal import EpisodeJournal, disk_errors
-from safe_rl.data.minari_files import MAIN_FILE, append_episodes, has_jpeg_images
+from safe_rl.data.minari_files import (
+    MAIN_FILE,
+    RAW_IMAGES_METADATA,
+    RAW_IMAGES_OPTION,
+    append_episodes,
+    has_jpeg_images,
+)
 from safe_rl.errors import UserError
 from safe_rl.storage import MANIFEST, clear_leftovers, staged_folder
 
@@ -192,7 +198,7 @@ class OfflineDatasetWriter:
             observation_space=self.observation_space,
             action_space=self.action_space,
             env_spec=EnvSpec.from_json(spec) if spec else None,
-            jpeg_encoding=False,
+            **RAW_IMAGES_OPTION,
         )
         append_episodes(staging / DATA_FOLDER / MAIN_FILE, self._episodes(), first_id=0)
 
@@ -227,6 +233,7 @@ class OfflineDatasetWriter:
         }
         if not former:
             update |= {
+                **RAW_IMAGES_METADATA,
                 "dataset_id": _minari_id(self.path),
                 "minari_version": minari.__version__,
                 "algorithm_name": str(header["description"].get("policy", "unknown")),

