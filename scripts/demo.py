@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def _say(text: str) -> None:
 
 def _command(arguments: list[str]) -> list[str]:
     console.print("  $ " + shlex.join(["safe-rl", *arguments]), style="cyan", soft_wrap=True, markup=False)
-    return [sys.executable, "-m", "safe_rl.cli.main", *arguments]
+    return [str(Path(sysconfig.get_path("scripts")) / "safe-rl"), *arguments]
 
 
 def _run(*arguments: str) -> None:
