@@ -243,6 +243,16 @@ def test_every_part_of_an_agent_goes_on(tmp_path, whole, corridor_data, agent):
     assert_equal_runs(tmp_path / "run", whole(agent=agent))
 
 
+def test_an_update_that_is_not_due_yet_is_not_forgotten(tmp_path, whole, corridor_data):
+    settings = {"updates_per_step": 0.4, "eval_every": 2, "eval_episodes": 1}
+    toys.Corridor.on_step = toys.faults_at(13, interrupt)  # 13 * 0.4 = 5.2: a fifth of an update is left over
+    with pytest.raises(KeyboardInterrupt):
+        train_small(tmp_path / "run", corridor_data, "unconstrained", **settings)
+    toys.Corridor.on_step = None
+    train_small(tmp_path / "run", corridor_data, "unconstrained", resume=True, **settings)
+    assert_equal_runs(tmp_path / "run", whole("unconstrained", **settings))
+
+
 def test_a_run_cut_between_two_episodes_goes_on(tmp_path, whole, corridor_data):
     def callback(runner, record):
         if record.episode == 3:
