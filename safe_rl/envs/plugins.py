@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from importlib.metadata import entry_points
 
-from gymnasium.envs.registration import namespace
+from gymnasium.envs import registration
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +20,12 @@ def register_plugins() -> None:
     namespace of the ids, or ``__root__`` for none. One that fails is logged and left out.
     """
     for plugin in entry_points(group="gymnasium.envs"):
+        # By hand: Gymnasium's own context manager keeps the namespace where the plugin raises.
+        before = registration.current_namespace
+        registration.current_namespace = None if plugin.name == "__root__" else plugin.name
         try:
-            register = plugin.load()
-            with contextlib.nullcontext() if plugin.name == "__root__" else namespace(plugin.name):
-                register()
+            plugin.load()()
         except Exception as error:
             logger.warning("the environments of %s are left out: %s: %s", plugin.value, type(error).__name__, error)
+        finally:
+            registration.current_namespace = before

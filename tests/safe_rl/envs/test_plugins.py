@@ -61,3 +61,12 @@ def test_a_broken_plugin_is_named_and_the_others_still_load(offered, caplog):
     assert "acme/Hallway-v0" in gym.registry
     assert "_register_nothing" in caplog.text
     assert "no licence" in caplog.text
+
+
+def test_a_broken_plugin_leaves_its_namespace_to_nobody(offered):
+    offered(("broken", "_register_nothing"), ("__root__", "_register_hallway"))
+    plugins.register_plugins()
+    gym.register("Cellar-v0", entry_point="nowhere:Cellar")
+    assert "Hallway-v0" in gym.registry
+    assert "Cellar-v0" in gym.registry
+    assert not any(name.startswith("broken/") for name in gym.registry)
