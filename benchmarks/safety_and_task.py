@@ -28,6 +28,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "tuned": ("recovery-rl", "--preset", "tuned"),
     "paper": ("recovery-rl", "--preset", "paper"),
     "unconstrained": ("unconstrained", "--preset", "tuned"),
+    "unconstrained-paper": ("unconstrained", "--preset", "paper"),
 }
 """Name -> method and flags."""
 MAIN_VARIANTS = tuple(VARIANTS)
