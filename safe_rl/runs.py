@@ -25,7 +25,7 @@ from safe_rl.methods import config_from_dict, get_method, make_agent
 CONFIG = "config.json"
 VERSIONS = "versions.json"
 FREE_TO_CHANGE = {"episodes", "resume", "overwrite", "output", "device", "checkpoint_every", "dataset", "pretrained"}
-"""Settings that a resumed run may have other values of; the replay's size and the hashes guard the dataset."""
+"""Settings that a resumed run may have other values of; the checkpoint knows the dataset's hash."""
 REPORTED_LIBRARIES = ("torch", "numpy", "gymnasium", "minari", "pybullet", "safetensors")
 
 

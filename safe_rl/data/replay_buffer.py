@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,7 +68,8 @@ class ReplayBuffer:
         self.num_online = 0
         self._next = 0
         self._rng = np.random.default_rng(seed)
-        self._rows = torch.empty((capacity, 2 * obs_dim + 2 * act_dim + 3), device=self.device)
+        self._offline_digest = ""
+        self._rows = self._allocate(capacity)
         self._violations = _IndexSet(capacity)
 
     def __len__(self) -> int:
@@ -93,7 +95,8 @@ class ReplayBuffer:
         if self.num_online or self.num_offline:
             raise ValueError("offline transitions must be added once, before any online one")
         rows = self._to_rows(transitions)
-        storage = torch.empty((len(rows) + self.capacity, rows.shape[1]), device=self.device)
+        self._offline_digest = hashlib.sha256(rows.cpu().numpy()).hexdigest()
+        storage = self._allocate(len(rows) + self.capacity)
         storage[: len(rows)] = rows
         self._rows, self.num_offline = storage, len(rows)
         self._violations = _IndexSet(len(storage))
@@ -157,12 +160,13 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on: the online rows, the ring's position and the sampling's state.
 
-        The offline rows are not repeated in every checkpoint: they are the dataset's.
+        The offline rows are not repeated in every checkpoint, their hash stands for them: they are the dataset's.
         """
         return {
             "online": self._rows[self.num_offline : len(self)].cpu(),
             "next": self._next,
             "num_offline": self.num_offline,
+            "offline_digest": self._offline_digest,
             "violations": self._violations.members.copy(),
             "rng": self.random_state,
         }
@@ -179,6 +183,11 @@ class ReplayBuffer:
                 f"the checkpoint was written with {state['num_offline']} offline transitions, "
                 f"the dataset has {self.num_offline}: resume with the same --dataset"
             )
+        if state["offline_digest"] != self._offline_digest:
+            raise UserError(
+                "the checkpoint was written with other offline transitions than the dataset's: "
+                "resume with the same --dataset"
+            )
         # A ring that has turned over ends at its capacity: in a larger one the rows would be out of order.
         if len(online) > self.capacity or (len(online) < self.capacity and state["next"] != len(online)):
             raise UserError(
@@ -189,6 +198,16 @@ class ReplayBuffer:
         self.num_online, self._next = len(online), state["next"]
         self._violations.members = np.asarray(state["violations"])
         self.random_state = state["rng"]
+
+    def _allocate(self, num_rows: int) -> torch.Tensor:
+        width = 2 * self.obs_dim + 2 * self.act_dim + 3
+        try:
+            return torch.empty((num_rows, width), device=self.device)
+        except RuntimeError as error:
+            raise UserError(
+                f"a replay of {num_rows} transitions, {num_rows * width * 4 / 2**30:.0f} GiB, does not fit the memory of "
+                f"{self.device}: lower --replay-capacity"
+            ) from error
 
     def _to_rows(self, transitions: Transitions) -> torch.Tensor:
         scalars = np.stack([transitions.reward, transitions.cost, transitions.terminated], axis=1)

@@ -208,10 +208,23 @@ def test_another_dataset_cannot_be_resumed_with():
         buffer.load_state_dict(state)
 
 
+def test_another_dataset_of_the_same_size_cannot_be_resumed_with_either():
+    state = _filled().state_dict()
+    buffer = ReplayBuffer(6, 2, 1)
+    buffer.add_offline(transitions([100, 101, 102, 104], costs=[1, 0, 1, 0]))
+    with pytest.raises(UserError, match="other offline transitions than the dataset's: resume with the same --dataset"):
+        buffer.load_state_dict(state)
+
+
+def test_a_replay_larger_than_the_memory_is_a_mistake_of_one_line():
+    with pytest.raises(UserError, match="a replay of 1000000000000000 transitions, .* lower --replay-capacity"):
+        ReplayBuffer(10**15, 2, 1)
+
+
 @pytest.mark.parametrize("capacity", [5, 8])
 def test_a_ring_of_another_size_cannot_be_restored(capacity):
     state = _filled().state_dict()
     buffer = ReplayBuffer(capacity, 2, 1)
-    buffer.add_offline(transitions([100, 101, 102, 103]))
+    buffer.add_offline(transitions([100, 101, 102, 103], costs=[1, 0, 1, 0]))
     with pytest.raises(UserError, match=f"capacity {capacity}"):
         buffer.load_state_dict(state)
