@@ -205,8 +205,8 @@ class ReplayBuffer:
             return torch.empty((num_rows, width), device=self.device)
         except RuntimeError as error:
             raise UserError(
-                f"a replay of {num_rows} transitions, {num_rows * width * 4 / 2**30:.0f} GiB, does not fit the memory of "
-                f"{self.device}: lower --replay-capacity"
+                f"a replay of {num_rows} transitions, {num_rows * width * 4 / 2**30:.0f} GiB, does not fit the memory "
+                f"of {self.device}: lower --replay-capacity"
             ) from error
 
     def _to_rows(self, transitions: Transitions) -> torch.Tensor:

@@ -217,7 +217,7 @@ def test_another_dataset_of_the_same_size_cannot_be_resumed_with_either():
 
 
 def test_a_replay_larger_than_the_memory_is_a_mistake_of_one_line():
-    with pytest.raises(UserError, match="a replay of 1000000000000000 transitions, .* lower --replay-capacity"):
+    with pytest.raises(UserError, match=r"a replay of 1000000000000000 transitions, .* lower --replay-capacity"):
         ReplayBuffer(10**15, 2, 1)
 
 
