@@ -108,7 +108,7 @@ class Runner:
         self.num_steps = 0
         self.num_successes = self.num_violations = 0
         self.recent: deque[EpisodeRecord] = deque(maxlen=50)
-        self._update_credit = 0.0
+        self._metrics: dict[str, Any] = {}
         self._time_before = 0.0
         self._started = time.perf_counter()
         self._since_log = _StepStatistics()
@@ -127,17 +127,19 @@ class Runner:
 
         Raises:
             EnvironmentFault: The environment failed; the state was saved.
-            KeyboardInterrupt: The user asked to stop; the state was saved.
+            KeyboardInterrupt: The user asked to stop; the state was saved. One who asks twice stops in the middle of a
+                step, and what is half done is not saved: the checkpoint before it stays the newest.
         """
+        self._started = time.perf_counter()  # what came before, pretraining for example, is no training time
         log = RunLog(self.config.output, episodes_done=self.rollout.num_finished, steps_done=self.num_steps)
         try:
             with Interrupt() as interrupt:
-                while self.rollout.num_finished < self.config.episodes:
-                    interrupt.raise_if_requested()
+                while self.rollout.num_finished < self.config.episodes and not interrupt.requested:
                     if self._step(log):
                         break
-            self.save()
-        except (EnvironmentFault, KeyboardInterrupt):
+                self.save()
+                interrupt.raise_if_requested()
+        except EnvironmentFault:
             self.save()
             raise
         finally:
@@ -151,14 +153,15 @@ class Runner:
         self.agent.observe(transitions)
         self.num_steps += len(transitions)
         self._since_log.add(decision)
-        self._update_credit += self.config.updates_per_step * len(transitions)
-        metrics: dict[str, Any] = {}
-        while self._update_credit >= 1.0:
-            self._update_credit -= 1.0
-            metrics = self.agent.update()
-        if self.num_steps // self.config.log_every != (self.num_steps - len(transitions)) // self.config.log_every:
-            self._log_metrics(log, metrics)
+        steps_before = self.num_steps - len(transitions)
+        for _ in range(self._updates_due(steps_before), self._updates_due(self.num_steps)):
+            self._metrics = self.agent.update()
+        if self.num_steps // self.config.log_every != steps_before // self.config.log_every:
+            self._log_metrics(log)
         return self._finish_episodes(records, log)
+
+    def _updates_due(self, num_steps: int) -> int:
+        return int(num_steps * self.config.updates_per_step)
 
     def _finish_episodes(self, records: list[EpisodeRecord], log: RunLog) -> bool:
         """Counts the episodes that ended in one step, all of them before anything is saved."""
@@ -179,7 +182,8 @@ class Runner:
     def _is_due(every: int, records: list[EpisodeRecord]) -> bool:
         return every > 0 and any((record.episode + 1) % every == 0 for record in records)
 
-    def _log_metrics(self, log: RunLog, metrics: dict[str, Any]) -> None:
+    def _log_metrics(self, log: RunLog) -> None:
+        """Writes a row: what the latest update tells, and what happened since the row before."""
         seconds = self.elapsed_sec()
         recent: dict[str, float] = {
             "rollout/return_mean": _mean([record.return_ for record in self.recent]),
@@ -188,7 +192,7 @@ class Runner:
             "time/steps_per_sec": self.num_steps / max(seconds, 1e-9),
             "time/elapsed_sec": seconds,
         }
-        log.metrics(self.num_steps, self.rollout.num_finished, {**metrics, **self._since_log.summary(), **recent})
+        log.metrics(self.num_steps, self.rollout.num_finished, {**self._metrics, **self._since_log.summary(), **recent})
         self._since_log = _StepStatistics()
 
     def _evaluate(self, log: RunLog) -> None:
@@ -211,7 +215,7 @@ class Runner:
             "num_steps": self.num_steps,
             "num_successes": self.num_successes,
             "num_violations": self.num_violations,
-            "update_credit": self._update_credit,
+            "metrics": {name: float(value) for name, value in self._metrics.items()},
             "elapsed_sec": self.elapsed_sec(),
             "recent": [vars(record) for record in self.recent],
             "since_log": vars(self._since_log),
@@ -222,7 +226,7 @@ class Runner:
         """Restores ``state_dict``."""
         self.num_steps = state["num_steps"]
         self.num_successes, self.num_violations = state["num_successes"], state["num_violations"]
-        self._update_credit = state["update_credit"]
+        self._metrics = state["metrics"]
         self._time_before = state["elapsed_sec"]
         self.recent.extend(EpisodeRecord(**record) for record in state["recent"])
         self._since_log = _StepStatistics(**state["since_log"])

@@ -253,6 +253,46 @@ def test_an_update_that_is_not_due_yet_is_not_forgotten(tmp_path, whole, corrido
     assert_equal_runs(tmp_path / "run", whole("unconstrained", **settings))
 
 
+@pytest.mark.parametrize("updates_per_step", [0.1, 1 / 7, 2.5])
+def test_updates_are_as_many_as_asked_for_and_every_row_tells_of_the_latest(tmp_path, corridor_data, updates_per_step):
+    agent = train_small(tmp_path / "run", corridor_data, "unconstrained", updates_per_step=updates_per_step)
+    assert agent.num_updates == int(updates_per_step * agent.num_observed)
+    assert all(
+        ("train/critic_loss" in row) == (updates_per_step * row["step"] >= 1) for row in metrics(tmp_path / "run")
+    )
+
+
+def test_who_asks_twice_stops_in_the_middle_of_a_step_and_loses_no_more_than_the_way_since_the_checkpoint(
+    tmp_path, whole, corridor_data
+):
+    def twice():
+        interrupt()
+        interrupt()
+
+    toys.Corridor.on_step = toys.faults_at(85, twice)
+    with pytest.raises(KeyboardInterrupt):
+        train_small(tmp_path / "run", corridor_data)
+    assert load_newest(tmp_path / "run" / "checkpoints")["runner"]["rollout"]["num_finished"] % 2 == 0
+    toys.Corridor.on_step = None
+    train_small(tmp_path / "run", corridor_data, resume=True)
+    assert_equal_runs(tmp_path / "run", whole())
+
+
+def test_pretraining_is_no_training_time(tmp_path, corridor_data, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("safe_rl.runner.time.perf_counter", lambda: now[0])
+
+    def progress(done, total, status):
+        now[0] += 100.0
+
+    train(
+        "recovery-rl", run_config(tmp_path / "run", corridor_data, episodes=1), toys.recovery_config(),
+        pretrain_progress=progress,
+    )  # fmt: skip
+    assert now[0] >= 3000.0
+    assert [float(row["wall_time_sec"]) for row in rows(tmp_path / "run")] == [0.0]
+
+
 def test_a_run_cut_between_two_episodes_goes_on(tmp_path, whole, corridor_data):
     def callback(runner, record):
         if record.episode == 3:
