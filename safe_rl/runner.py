@@ -127,8 +127,7 @@ class Runner:
 
         Raises:
             EnvironmentFault: The environment failed; the state was saved.
-            KeyboardInterrupt: The user asked to stop; the state was saved. One who asks twice stops in the middle of a
-                step, and what is half done is not saved: the checkpoint before it stays the newest.
+            KeyboardInterrupt: The user asked to stop; the state was saved, except half a step that a second Ctrl-C cut.
         """
         self._started = time.perf_counter()  # what came before, pretraining for example, is no training time
         log = RunLog(self.config.output, episodes_done=self.rollout.num_finished, steps_done=self.num_steps)
@@ -154,14 +153,12 @@ class Runner:
         self.num_steps += len(transitions)
         self._since_log.add(decision)
         steps_before = self.num_steps - len(transitions)
-        for _ in range(self._updates_due(steps_before), self._updates_due(self.num_steps)):
+        updates_per_step = self.config.updates_per_step
+        for _ in range(int(steps_before * updates_per_step), int(self.num_steps * updates_per_step)):
             self._metrics = self.agent.update()
         if self.num_steps // self.config.log_every != steps_before // self.config.log_every:
             self._log_metrics(log)
         return self._finish_episodes(records, log)
-
-    def _updates_due(self, num_steps: int) -> int:
-        return int(num_steps * self.config.updates_per_step)
 
     def _finish_episodes(self, records: list[EpisodeRecord], log: RunLog) -> bool:
         """Counts the episodes that ended in one step, all of them before anything is saved."""

@@ -95,7 +95,7 @@ class ReplayBuffer:
         if self.num_online or self.num_offline:
             raise ValueError("offline transitions must be added once, before any online one")
         rows = self._to_rows(transitions)
-        self._offline_digest = hashlib.sha256(rows.cpu().numpy()).hexdigest()
+        self._offline_digest = hashlib.sha256(rows.cpu().numpy().data).hexdigest()
         storage = self._allocate(len(rows) + self.capacity)
         storage[: len(rows)] = rows
         self._rows, self.num_offline = storage, len(rows)
