@@ -85,22 +85,27 @@ class QSamplingRecovery(nn.Module):
         self._risk = (risk,)
 
     def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
-        """See ``RecoveryPolicy``; without exploring the candidates are always the same, and ``generator`` rests."""
-        if not explore:
-            generator = torch.Generator(obs.device).manual_seed(0)
-        return self._least_risky(obs, self.config.num_samples, generator)
+        """See ``RecoveryPolicy``; without exploring all rows have the same candidates, and ``generator`` rests."""
+        if explore:
+            return self._least_risky(obs, self._candidates(len(obs), self.config.num_samples, generator))
+        fixed = self._candidates(1, self.config.num_samples, torch.Generator(obs.device).manual_seed(0))
+        return self._least_risky(obs, fixed.expand(len(obs), -1, -1))
 
     def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """See ``RecoveryPolicy``; fewer candidates, since a batch asks for hundreds of states."""
-        return self._least_risky(obs, self.config.num_backup_samples, generator)
+        return self._least_risky(obs, self._candidates(len(obs), self.config.num_backup_samples, generator))
 
     def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Nothing to learn."""
         return {}
 
-    def _least_risky(self, obs: torch.Tensor, num_samples: int, generator: torch.Generator) -> torch.Tensor:
-        candidates = 2 * torch.rand((len(obs), num_samples, self.act_dim), generator=generator, device=obs.device) - 1
-        risk = self._risk[0](obs.repeat_interleave(num_samples, dim=0), candidates.flatten(0, 1)).view(
-            len(obs), num_samples
-        )
-        return candidates[torch.arange(len(obs), device=obs.device), risk.argmin(1)]
+    def _candidates(self, rows: int, num_samples: int, generator: torch.Generator) -> torch.Tensor:
+        shape = (rows, num_samples, self.act_dim)
+        return 2 * torch.rand(shape, generator=generator, device=generator.device) - 1
+
+    def _least_risky(self, obs: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
+        """Of the candidates (B, num_samples, act_dim) of each row the one with the least ``Q_risk`` (B, act_dim)."""
+        num_samples = candidates.shape[1]
+        risk = self._risk[0](obs.repeat_interleave(num_samples, dim=0), candidates.flatten(0, 1))
+        best = risk.view(len(obs), num_samples).argmin(1)
+        return candidates[torch.arange(len(obs), device=obs.device), best]

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-Array = TypeVar("Array")
-"""A NumPy array or a torch tensor: the rule is the same on both."""
 
 
 class Mode(IntEnum):

@@ -68,6 +68,12 @@ def test_without_exploration_q_sampling_neither_varies_nor_disturbs_the_training
     assert torch.equal(recovery.act(SAFE, generator(99), explore=False), first)
 
 
+def test_without_exploration_q_sampling_decides_a_row_alike_alone_and_in_a_batch():
+    recovery = QSamplingRecovery(2, RecoveryConfig(num_samples=20), Distance())
+    alone = [recovery.act(row[None], generator(), explore=False) for row in SAFE]
+    assert torch.equal(recovery.act(SAFE, generator(), explore=False), torch.cat(alone))
+
+
 def test_model_free_recovery_learns_the_least_risky_action():
     recovery = model_free(learning_rate=1e-2)
     rng = generator()
