@@ -136,7 +136,7 @@ class AgentConfig:
     start_steps: int = 100
     """Uniformly random task actions at the beginning of training (the switch watches them too)."""
     update_after: int = 0
-    """Environment steps before the first task update; at least one batch's worth of different states helps."""
+    """Environment steps before the first update; at least one batch's worth of different states helps."""
     normalize_obs: NormalizeObs = "dataset"
     """Scale observations by the statistics of the dataset, by running ones, or not."""
     precision: Precision = "float32"
@@ -149,6 +149,7 @@ class AgentConfig:
         _require(self.batch_size >= 1, "", "batch_size", self.batch_size, "at least 1")
         _require(self.replay_capacity >= 1, "", "replay_capacity", self.replay_capacity, "at least 1")
         _require(self.start_steps >= 0, "", "start_steps", self.start_steps, "at least 0")
+        _require(self.update_after >= 0, "", "update_after", self.update_after, "at least 0")
 
 
 @dataclass
@@ -199,7 +200,7 @@ class RunConfig:
     pretrained: Path | None = None
     """Run folder of safe-rl pretrain whose risk critic and recovery policy to start from."""
     episodes: int = 300
-    """Training episodes."""
+    """Training episodes; of several environments those that end in the same step as the last one count too."""
     resume: bool = False
     """Go on with the run in the output folder."""
     overwrite: bool = False

@@ -72,12 +72,18 @@ def resolve_device(device: str) -> str:
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.split(":")[0] not in ("cpu", "cuda"):
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"--device is {device}: choose cpu, cuda or auto") from error
+    if wanted.type not in ("cpu", "cuda"):
         raise UserError(f"--device is {device}: choose cpu, cuda or auto")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if wanted.type == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            "--device is cuda, but PyTorch sees no GPU: choose cpu, or install a CUDA build of torch and a driver"
+            f"--device is {device}, but PyTorch sees no GPU: choose cpu, or install a CUDA build of torch and a driver"
         )
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device is {device}, but the GPUs are numbered from 0 to {torch.cuda.device_count() - 1}")
     return device
 
 

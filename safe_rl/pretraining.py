@@ -110,7 +110,7 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
     if has_state(run / PRETRAINED):
         load_pretrained(agent, run)
         random = load_state(run / PRETRAINED)["random"]
-        agent.generator.set_state(random["generator"])
+        agent.restore_generator(random["generator"])
         agent.replay.random_state = random["replay"]
         return {}
     partial = run / PARTIAL

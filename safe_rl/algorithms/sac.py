@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import zlib
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -131,7 +132,7 @@ class SACAgent:
 
     def update(self) -> Metrics:
         """One gradient step of everything that learns; returns scalar tensors (reading them is left to the logger)."""
-        if self.replay.num_online <= self.config.update_after:
+        if self.num_observed <= self.config.update_after:
             return {}
         self.num_updates += 1
         return self._learn(*self._sample_indices())
@@ -226,8 +227,15 @@ class SACAgent:
         for name, part in self._learning_parts().items():
             part.load_state_dict(state["learning"][name])
         self.replay.load_state_dict(state["replay"])
-        self.generator.set_state(state["generator"].cpu())
+        self.restore_generator(state["generator"])
         self.num_observed, self.num_updates = state["counters"]["num_observed"], state["counters"]["num_updates"]
+
+    def restore_generator(self, state: torch.Tensor) -> None:
+        """Restores the generator; the state of another kind of device becomes the seed of new random numbers."""
+        if state.shape == self.generator.get_state().shape:
+            self.generator.set_state(state)
+        else:
+            self.generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
 
     def policy_state_dict(self) -> dict[str, Any]:
         """The part of the state that acting needs."""

@@ -114,6 +114,7 @@ def test_every_field_of_every_config_is_read_by_something(tmp_path, monkeypatch,
         (lambda: AgentConfig(batch_size=0), "--batch-size", "0"),
         (lambda: AgentConfig(replay_capacity=0), "--replay-capacity", "0"),
         (lambda: AgentConfig(start_steps=-1), "--start-steps", "-1"),
+        (lambda: AgentConfig(update_after=-1), "--update-after", "-1"),
         (lambda: RecoveryRLConfig(batch_size=-4), "--batch-size", "-4"),
         (lambda: RecoveryRLConfig(task_pretrain_steps=-1), "--task-pretrain-steps", "-1"),
         (lambda: RecoveryRLConfig(task_pretrain_steps=5), "--task-pretrain-steps", "5"),  # needs demonstrations
@@ -242,10 +243,14 @@ def test_devices(monkeypatch):
         assert resolve_device("auto") == expected
     with pytest.raises(UserError, match="PyTorch sees no GPU"):
         resolve_device("cuda")
-    with pytest.raises(UserError, match="--device is tpu: choose cpu, cuda or auto"):
-        resolve_device("tpu")
+    for unknown in ("tpu", "cpu:first", "meta", ""):
+        with pytest.raises(UserError, match=f"--device is {unknown}: choose cpu, cuda or auto"):
+            resolve_device(unknown)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolve_device("cuda:0") == "cuda:0"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(UserError, match="--device is cuda:2, but the GPUs are numbered from 0 to 1"):
+        resolve_device("cuda:2")
 
 
 def test_an_environment_with_discrete_actions_is_refused():

@@ -202,6 +202,22 @@ def test_nothing_is_learned_before_its_time():
     assert made.num_updates == 1
 
 
+def test_the_time_comes_in_a_small_replay_too():
+    made = agent(update_after=10, replay_capacity=5)
+    made.observe(random_transitions(11))
+    assert made.update()
+
+
+def test_the_random_state_of_another_kind_of_device_seeds_anew():
+    # A CUDA generator's state has 16 bytes, a CPU's thousands.
+    first, second, other = agent(), agent(), agent()
+    first.act(np.ones((1, 2), np.float32), explore=True)
+    for made, number in ((first, 7), (second, 7), (other, 8)):
+        made.restore_generator(torch.tensor([number] * 16, dtype=torch.uint8))
+    draws = [torch.rand(3, generator=made.generator).tolist() for made in (first, second, other)]
+    assert draws[0] == draws[1] != draws[2]
+
+
 def test_actions_are_stored_between_minus_one_and_one():
     made = agent()
     corners = np.array([[0.0, -2.0], [10.0, 2.0], [5.0, 1.0]], np.float32)
