@@ -1,0 +1,117 @@
+"""Curves over training episodes, with a band over seeds, and the metrics of the learners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from safe_rl.report.curves import Array, Episodes, mean_and_standard_error, rolling_mean
+from safe_rl.report.groups import Group
+from safe_rl.report.style import series_color, styled, to_svg
+
+SIZE = (4.1, 2.75)
+"""Inches: small, so that the text stays legible on a telephone."""
+MAX_POINTS = 300
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what the page says about it."""
+
+    svg: Markup
+    caption: str
+
+
+def curve_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> list[Plot]:
+    """Draws the curves over training episodes of the runs of one environment."""
+    window = _window(groups)
+    smoothed = f"mean of the last {window} episodes"
+    curves: list[tuple[str, str, str, Callable[[Episodes], Array]]] = [
+        ("successes", "Successes so far", "More is better.", lambda e: np.cumsum(e.success)),
+        ("violations", "Violations so far", "Fewer is better.", lambda e: np.cumsum(e.violation)),
+        ("ratio", "Successes per violation", "(successes + 1) / (violations + 1); more is better.", Episodes.ratio),
+        ("return", "Return", f"Undiscounted, {smoothed}.", lambda e: rolling_mean(e.returns, window)),
+        ("recovery", "Recovery policy acts", f"Percent of the steps, {smoothed}.",
+         lambda e: 100.0 * rolling_mean(e.recovery_share(), window)),
+        ("length", "Episode length", f"Steps, {smoothed}.", lambda e: rolling_mean(e.steps, window)),
+    ]  # fmt: skip
+    return [
+        Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve), caption)
+        for name, title, caption, curve in curves
+    ]
+
+
+def _window(groups: list[Group]) -> int:
+    return max(1, min(20, max(group.num_episodes for group in groups) // 10))
+
+
+def _curve(
+    groups: list[Group], colors: dict[str, int], name: str, title: str, curve: Callable[[Episodes], Array]
+) -> Markup:
+    said = []
+    with styled():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        for group in groups:
+            color = series_color(colors[group.label])
+            for run in group.runs:
+                if len(run.episodes) > group.num_episodes:  # seeds that went further than the band
+                    whole = curve(run.episodes)
+                    rest = np.arange(group.num_episodes - 1, len(whole))
+                    axes.plot(*_thinned(rest + 1, whole[rest]), color=color, linewidth=0.7, alpha=0.55)
+            mean, error = mean_and_standard_error([curve(episodes) for episodes in group.common()])
+            episode, kept = _thinned(np.arange(1, len(mean) + 1), np.arange(len(mean)))
+            if np.isfinite(error).all():
+                low, high = (mean - error)[kept], (mean + error)[kept]
+                axes.fill_between(episode, low, high, color=color, alpha=0.22, linewidth=0)
+            axes.plot(episode, mean[kept], color=color, marker="o" if len(kept) == 1 else None, markersize=4)
+            said.append(f"{group.label} ends at {mean[-1]:,.4g}")
+        axes.set_title(title)
+        axes.set_xlabel("training episode")
+        _tidy(axes)
+    return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
+
+
+def metric_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> list[Plot]:
+    """Draws every metric of ``metrics.jsonl``: one thin line a seed."""
+    names = sorted({name for group in groups for run in group.runs for name in run.metrics})
+    return [Plot(_metric(groups, colors, f"{prefix}-metric{index}", name), "") for index, name in enumerate(names)]
+
+
+def _metric(groups: list[Group], colors: dict[str, int], name: str, metric: str) -> Markup:
+    with styled():
+        figure = Figure(figsize=(SIZE[0], 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        drawn = []
+        for group in groups:
+            lines = [run.metrics[metric] for run in group.runs if metric in run.metrics]
+            for steps, values in lines:
+                axes.plot(*_thinned(steps, values), color=series_color(colors[group.label]), linewidth=1.0, alpha=0.8)
+            drawn += [group.label] if lines else []
+        axes.set_title(metric)
+        axes.set_xlabel("environment step")
+        _tidy(axes)
+    return to_svg(figure, name, f"{metric} over environment steps for {', '.join(drawn)}.")
+
+
+def _thinned(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """At most ``MAX_POINTS`` of the points, the first and the last among them."""
+    if len(x) <= MAX_POINTS:
+        return x, y
+    kept = np.linspace(0, len(x) - 1, MAX_POINTS).round().astype(int)
+    return x[kept], y[kept]
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(visible=False, axis="x")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
