@@ -202,7 +202,7 @@ class RunConfig:
     episodes: int = 300
     """Training episodes; of several environments those that end in the same step as the last one count too."""
     resume: bool = False
-    """Go on with the run in the output folder."""
+    """Go on with the run in the output folder; the command line takes from it what is not given."""
     overwrite: bool = False
     """Replace the run in the output folder."""
     device: str = "auto"

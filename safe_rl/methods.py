@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -99,5 +100,7 @@ def config_from_dict(config_type: type[Any], values: dict[str, Any]) -> Any:
             value = config_from_dict(typing.cast(type, types[field.name]), value)
         elif isinstance(value, list):
             value = tuple(value)
+        elif isinstance(value, str) and types[field.name] in (Path, Path | None):
+            value = Path(value)
         arguments[field.name] = value
     return config_type(**arguments)

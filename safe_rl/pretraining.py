@@ -44,7 +44,7 @@ class PretrainConfig:
     cost_key: str = "cost"
     """Entry of info that is the constraint."""
     resume: bool = False
-    """Go on with the pretraining in the output folder."""
+    """Go on with the pretraining in the output folder; the command line takes from it what is not given."""
     overwrite: bool = False
     """Replace the run in the output folder."""
     device: str = "auto"

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, ov
         overwrite: Replace the run there.
 
     Raises:
-        UserError: There is a run already and neither was asked for, there is none to resume, or its settings differ.
+        UserError: There is a run already and neither was asked for, there is none to resume, its settings differ, or
+            replacing it would delete what the new one reads.
     """
     config = json.loads(json.dumps(config, default=str))
     exists = (folder / CONFIG).is_file()
@@ -56,6 +59,9 @@ def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, ov
     if folder.is_dir() and any(folder.iterdir()) and not exists:
         raise UserError(f"{folder} holds other files and no run: choose another --output")
     if exists:
+        for name in ("dataset", "pretrained"):
+            if config.get(name) and Path(config[name]).resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"--overwrite would delete --{name} {config[name]}: choose another --output")
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,13 +72,25 @@ def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, ov
 
 
 def _require_same_settings(folder: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if is_pretraining(saved) != is_pretraining(wanted):
+        cure = "name it with --pretrained and " if is_pretraining(saved) else ""
+        raise UserError(f"{folder} holds a {_kind(saved)}, not a {_kind(wanted)}: {cure}choose another --output")
     saved, wanted = flat_settings(saved), flat_settings(wanted)
-    for name in sorted(saved.keys() | wanted.keys()):
+    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (name != "method", name)):
         if name not in FREE_TO_CHANGE and saved.get(name) != wanted.get(name):
             raise UserError(
                 f"{folder} was started with {name} = {saved.get(name)}, not {wanted.get(name)}: "
                 "resume with the same settings, or choose another --output"
             )
+
+
+def is_pretraining(config: dict[str, Any]) -> bool:
+    """Whether these are the settings of ``safe-rl pretrain``, which knows no episodes."""
+    return "episodes" not in config
+
+
+def _kind(config: dict[str, Any]) -> str:
+    return "pretraining" if is_pretraining(config) else "training"
 
 
 def flat_settings(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -133,6 +151,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+@contextmanager
+def misfit_named(run: Path, env_id: str) -> Iterator[None]:
+    """Turns the error of loading a state of other shapes into a ``UserError`` that says what does not fit."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint of {run} does not fit {env_id} as it is now: {' '.join(str(error).split())[:200]}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder that was opened."""
@@ -176,19 +205,16 @@ class Run:
         Raises:
             UserError: There is no checkpoint, it is damaged, or does not fit the environment.
         """
-        env = self.make_env()
         # The replay is the training's; an agent that acts needs none.
         config = dataclasses.replace(self.agent_config(), replay_capacity=1)
+        if is_pretraining(self.config):
+            raise UserError(f"{self.path} holds a pretraining and no policy: train one with --pretrained {self.path}")
+        env = self.make_env()
         agent = make_agent(self.method, config, env.observation_space, env.action_space, seed=self.seed, device=device)
         env.close()
         state = load_newest(self.path / "checkpoints")
-        try:
+        with misfit_named(self.path, self.env_id):
             agent.load_policy_state_dict(state["agent"]["policy"])
-        except (KeyError, RuntimeError) as error:
-            raise UserError(
-                f"the checkpoint of {self.path} does not fit {self.env_id} as it is now: "
-                f"{' '.join(str(error).split())[:200]}"
-            ) from error
         agent.num_observed = state["agent"]["counters"]["num_observed"]
         return agent
 

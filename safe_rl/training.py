@@ -18,7 +18,7 @@ from safe_rl.methods import make_agent
 from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety, read_pretrained
 from safe_rl.rollout import EpisodeRecord
 from safe_rl.runner import EpisodeCallback, Progress, Runner
-from safe_rl.runs import prepare_run_folder
+from safe_rl.runs import misfit_named, prepare_run_folder
 
 
 def train(
@@ -72,8 +72,9 @@ def train(
     )
     if run.resume and list_checkpoints(runner.checkpoints):
         state = load_newest(runner.checkpoints)
-        agent.load_state_dict(state["agent"])
-        runner.load_state_dict(state["runner"])
+        with misfit_named(run.output, run.env):
+            agent.load_state_dict(state["agent"])
+            runner.load_state_dict(state["runner"])
     elif isinstance(agent, RiskAwareAgent):
         _pretrain(agent, run, pretrain_progress)
     runner.run()

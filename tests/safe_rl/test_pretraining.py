@@ -139,7 +139,7 @@ def test_a_method_without_risk_has_nothing_to_pretrain(tmp_path, corridor_data):
 
 
 def test_a_run_of_pretraining_alone_has_no_policy_to_load(pretrained):
-    with pytest.raises(UserError, match="no checkpoint in"):
+    with pytest.raises(UserError, match="holds a pretraining and no policy"):
         load_run(pretrained).make_agent()
 
 

@@ -85,6 +85,50 @@ def test_train_pretrains_by_itself_and_resumes(tmp_path, corridor_data):
     assert len(rows(tmp_path / "run")) == 4
 
 
+def test_a_run_goes_on_with_its_own_settings_where_none_are_given(tmp_path, corridor_data, fails):
+    assert main(arguments("train recovery-rl", tmp_path / "run", data=corridor_data)) == 0
+    before = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume", "--episodes", "3"]) == 0
+    assert main(["train", "recovery-rl", f"--output={tmp_path / 'run'}", "--resume", "--episodes", "4"]) == 0
+    assert len(rows(tmp_path / "run")) == 4
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == before
+    for more, words in (
+        (["--sac.gamma", "0.5"], "sac.gamma = 0.99, not 0.5"),
+        (["--preset", "tuned"], "was started with"),
+        (["--env", "toys:Keyed"], "do not belong together"),
+    ):
+        assert words in fails("train", "--output", tmp_path / "run", "--resume", *more)
+    assert "name a method" in fails("train", "--output", tmp_path / "nowhere", "--resume")
+
+
+def test_a_run_that_was_begun_by_overwriting_goes_on(tmp_path):
+    command = arguments("train unconstrained", tmp_path / "run")
+    assert main(command) == 0
+    assert main([*command, "--overwrite"]) == 0
+    assert main(["train", "--output", str(tmp_path / "run"), "--resume", "--episodes", "3"]) == 0
+    assert len(rows(tmp_path / "run")) == 3
+
+
+def test_a_pretraining_is_no_training(tmp_path, corridor_data, fails):
+    assert main(arguments("pretrain", tmp_path / "pre", data=corridor_data)) == 0
+    assert main(["pretrain", "--output", str(tmp_path / "pre"), "--resume"]) == 0
+    assert main(arguments("train unconstrained", tmp_path / "run")) == 0
+    said = fails("train", "--output", tmp_path / "pre", "--resume")
+    assert "holds a pretraining, not a training: name it with --pretrained" in said
+    said = fails(*arguments("pretrain", tmp_path / "run", "--resume", data=corridor_data))
+    assert "holds a training, not a pretraining" in said
+
+
+def test_overwriting_spares_what_the_new_run_reads(tmp_path, corridor_data, fails):
+    run = tmp_path / "run"
+    assert main(arguments("pretrain", run, data=corridor_data)) == 0
+    toys.collect_corridor(run / "data", 100)
+    said = fails(*arguments("train recovery-rl", run, "--pretrained", run, "--overwrite", data=corridor_data))
+    assert f"--overwrite would delete --pretrained {run}: choose another --output" in said
+    said = fails(*arguments("train recovery-rl", run, "--overwrite", data=run / "data"))
+    assert f"--overwrite would delete --dataset {run / 'data'}" in said
+
+
 def test_the_cost_key_and_dict_observations_of_a_users_environment(tmp_path):
     data = toys.collect_corridor(tmp_path / "data", 300, env="toys:Keyed", cost_key="hazard")
     command = arguments(
