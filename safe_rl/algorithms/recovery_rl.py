@@ -93,11 +93,11 @@ class RecoveryRLAgent(RiskAwareAgent):
         candidates = proposal.index_copy(0, rows, recovery_action)
         return torch.where(recovers[:, None], candidates, proposal), recovers
 
-    def observe(self, transitions: Transitions) -> None:
+    def _to_unit(self, transitions: Transitions) -> Transitions:
         """See ``SACAgent``; without relabelling the task policy learns from what was executed instead."""
         if not self.config.relabel_actions:
             transitions = transitions.replace(task_action=transitions.action)
-        super().observe(transitions)
+        return super()._to_unit(transitions)
 
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
         metrics = super()._update_risk(batch, pretraining=pretraining)

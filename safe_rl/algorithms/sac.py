@@ -264,7 +264,7 @@ class SACAgent:
         return 2 * torch.rand((rows, self.act_dim), generator=self.generator, device=self.device) - 1
 
     def _to_unit(self, transitions: Transitions) -> Transitions:
-        """Scales the actions of ``transitions`` to [-1, 1]."""
+        """``transitions`` as they are stored: their actions scaled to [-1, 1]."""
         return transitions.replace(
             action=self.scaler.to_unit(transitions.action), task_action=self.scaler.to_unit(transitions.task_action)
         )

@@ -132,10 +132,12 @@ def test_the_risk_of_an_action_in_the_environments_units():
 def test_what_the_replay_holds(relabel):
     made = agent(relabel_actions=relabel)
     proposed, executed = np.array([[4.0, -4.0]], np.float32), np.array([[2.0, 0.0]], np.float32)
-    made.observe(random_transitions(1).replace(task_action=proposed, action=executed))
-    batch = made.replay.batch(torch.tensor([0]))
-    assert batch.action.tolist() == [[0.5, 0.0]]  # the risk critic learns from what was executed, always
-    assert batch.task_action.tolist() == ([[1.0, -1.0]] if relabel else [[0.5, 0.0]])
+    rescued = random_transitions(1).replace(task_action=proposed, action=executed)
+    made.add_offline(rescued)  # recorded with the policy of an earlier run, say
+    made.observe(rescued)
+    batch = made.replay.batch(torch.tensor([0, 1]))
+    assert batch.action.tolist() == [[0.5, 0.0]] * 2  # the risk critic learns from what was executed, always
+    assert batch.task_action.tolist() == ([[1.0, -1.0]] if relabel else [[0.5, 0.0]]) * 2
 
 
 # ---------------------------------------------------------------------------------------- the risk target
