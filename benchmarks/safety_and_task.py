@@ -75,6 +75,11 @@ class Job:
         return f"safe_rl/{self.domain}-v0"
 
     @property
+    def learns_risk(self) -> bool:
+        """Whether its method needs offline data."""
+        return VARIANTS[self.variant][0] == "recovery-rl"
+
+    @property
     def folder(self) -> Path:
         """Its run folder."""
         name = re.sub(r"[^a-z0-9]+", "-", self.variant.lower())
@@ -93,20 +98,20 @@ class Job:
         with path.open() as file:
             return list(csv.DictReader(file))
 
+    def collect(self) -> None:
+        """Collects the offline data, unless it is there."""
+        if not self.dataset.is_dir():
+            size = str(TRANSITIONS[self.domain])
+            command = ["collect", "--env", self.env, "--transitions", size, "--seed", str(self.seed)]
+            _safe_rl(self.dataset.with_suffix(".log"), command, self.dataset)
+
     def run(self) -> None:
         """Trains, unless it is done."""
         if len(self.rows()) >= self.episodes:
             return
         method, *preset = VARIANTS[self.variant]
         command = ["train", method, "--env", self.env, "--seed", str(self.seed), "--episodes", str(self.episodes)]
-        if method == "recovery-rl":
-            if not self.dataset.is_dir():
-                size = str(TRANSITIONS[self.domain])
-                _safe_rl(
-                    self.dataset.with_suffix(".log"),
-                    ["collect", "--env", self.env, "--transitions", size, "--seed", str(self.seed)],
-                    self.dataset,
-                )
+        if self.learns_risk:
             command += ["--dataset", str(self.dataset)]
         resume = ["--resume"] if (self.folder / "config.json").is_file() else []
         _safe_rl(self.folder.with_suffix(".log"), [*command, *preset, *resume], self.folder)
@@ -143,6 +148,8 @@ def main() -> None:
     if not args.table:
         began = time.monotonic()
         with ThreadPoolExecutor(args.jobs) as pool:
+            # Before the trainings: those of one seed share their data, and two of them must not collect it at once.
+            list(pool.map(Job.collect, {job.dataset: job for job in jobs if job.learns_risk}.values()))
             list(pool.map(Job.run, jobs))
         print(f"{(time.monotonic() - began) / 60:.1f} minutes\n")
     print("\n".join(table(jobs)))
@@ -151,7 +158,7 @@ def main() -> None:
 def table(jobs: list[Job]) -> Iterator[str]:
     """A Markdown table: a row for each domain and variant, a pair of successes and violations for each seed."""
     seeds = sorted({job.seed for job in jobs})
-    yield "| domain | settings | " + " | ".join(f"seed {seed}" for seed in seeds) + " | minutes, median |"
+    yield "| domain | settings | " + " | ".join(f"seed {seed}" for seed in seeds) + " | training minutes, median |"
     yield "|---" * (len(seeds) + 3) + "|"
     for domain in dict.fromkeys(job.domain for job in jobs):
         for variant in dict.fromkeys(job.variant for job in jobs):
