@@ -27,6 +27,7 @@ class Plot:
     """A figure with what the page says about it."""
 
     svg: Markup
+    title: str
     caption: str
 
 
@@ -44,7 +45,7 @@ def curve_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> lis
         ("length", "Episode length", f"Steps, {smoothed}.", lambda e: rolling_mean(e.steps, window)),
     ]  # fmt: skip
     return [
-        Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve), caption)
+        Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve), title, caption)
         for name, title, caption, curve in curves
     ]
 
@@ -74,8 +75,9 @@ def _curve(
                 axes.fill_between(episode, low, high, color=color, alpha=0.22, linewidth=0)
             axes.plot(episode, mean[kept], color=color, marker="o" if len(kept) == 1 else None, markersize=4)
             said.append(f"{group.label} ends at {mean[-1]:,.4g}")
-        axes.set_title(title)
         axes.set_xlabel("training episode")
+        if axes.get_ylim()[0] < 0.0 <= axes.dataLim.y0:  # counts and shares stand on the axis
+            axes.set_ylim(bottom=0.0)
         _tidy(axes)
     return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
 
@@ -83,7 +85,9 @@ def _curve(
 def metric_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> list[Plot]:
     """Draws every metric of ``metrics.jsonl``: one thin line a seed."""
     names = sorted({name for group in groups for run in group.runs for name in run.metrics})
-    return [Plot(_metric(groups, colors, f"{prefix}-metric{index}", name), "") for index, name in enumerate(names)]
+    return [
+        Plot(_metric(groups, colors, f"{prefix}-metric{index}", name), name, "") for index, name in enumerate(names)
+    ]
 
 
 def _metric(groups: list[Group], colors: dict[str, int], name: str, metric: str) -> Markup:
@@ -96,7 +100,6 @@ def _metric(groups: list[Group], colors: dict[str, int], name: str, metric: str)
             for steps, values in lines:
                 axes.plot(*_thinned(steps, values), color=series_color(colors[group.label]), linewidth=1.0, alpha=0.8)
             drawn += [group.label] if lines else []
-        axes.set_title(metric)
         axes.set_xlabel("environment step")
         _tidy(axes)
     return to_svg(figure, name, f"{metric} over environment steps for {', '.join(drawn)}.")

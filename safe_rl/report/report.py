@@ -85,6 +85,7 @@ class EnvironmentSection:
     anchor: str
     verdict: list[str]
     cards: list[Card]
+    lessons: list[str]
     notes: list[str]
     plots: list[Plot]
     metrics: list[Plot]
@@ -167,7 +168,8 @@ def _section(
         anchor=anchor,
         verdict=[_verdict(card) for card in cards],
         cards=cards,
-        notes=lessons + notes + _oddities(groups),
+        lessons=lessons,
+        notes=notes + _oddities(groups),
         plots=curve_plots(groups, colors, anchor),
         metrics=metric_plots(groups, colors, anchor),
         scenes=scenes,

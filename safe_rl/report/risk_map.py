@@ -55,12 +55,12 @@ def draw_risk_map(
     aspect = min(max(width / height, 1.0 / MAX_ASPECT), MAX_ASPECT)
     equal = bool(np.isclose(aspect, width / height))
     with styled():
-        figure = Figure(figsize=(WIDTH, max(2.4, min(5.2, (WIDTH - 1.2) / aspect + 0.6))), layout="constrained")
+        figure = Figure(figsize=(WIDTH, max(2.4, min(5.2, (WIDTH - 0.5) / aspect + 0.6))), layout="constrained")
         axes = figure.add_subplot()
         axes.set_facecolor(_PAPER)
         axes.grid(visible=False)
         if grid is not None:
-            _draw_risk(figure, axes, grid, eps_risk)
+            _draw_risk(axes, grid, eps_risk)
         for box in plane_map.obstacles:
             corner, size = (box.x_min, box.y_min), (box.x_max - box.x_min, box.y_max - box.y_min)
             axes.add_patch(
@@ -87,10 +87,10 @@ def draw_risk_map(
     return to_svg(figure, name, _describe(label, grid, eps_risk, trajectories))
 
 
-def _draw_risk(figure: Figure, axes: Axes, grid: RiskGrid, eps_risk: float | None) -> None:
+def _draw_risk(axes: Axes, grid: RiskGrid, eps_risk: float | None) -> None:
     half_x, half_y = (0.5 * (values[1] - values[0]) for values in (grid.x, grid.y))
     extent = (grid.x[0] - half_x, grid.x[-1] + half_x, grid.y[0] - half_y, grid.y[-1] + half_y)
-    image = axes.imshow(
+    axes.imshow(
         grid.risk,
         extent=extent,
         origin="lower",
@@ -100,16 +100,10 @@ def _draw_risk(figure: Figure, axes: Axes, grid: RiskGrid, eps_risk: float | Non
         interpolation="bilinear",
         zorder=1,
     )
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[0.0, 0.5, 1.0])
-    bar.outline.set_visible(False)
-    bar.set_label("risk of what the task policy proposes")
-    if eps_risk is None:
-        return
-    if grid.risk.min() <= eps_risk < grid.risk.max():
+    if eps_risk is not None and grid.risk.min() <= eps_risk < grid.risk.max():
         axes.contour(
             grid.x, grid.y, grid.risk, levels=[eps_risk], colors=[ZONE_COLOR], linewidths=1.4, linestyles="--", zorder=2
         )
-    bar.ax.axhline(eps_risk, color=ZONE_COLOR, linewidth=1.6, linestyle="--")
 
 
 def _draw_trajectory(axes: Axes, trajectory: Trajectory) -> None:

@@ -38,11 +38,6 @@ _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.titlecolor": INK,
     "axes.labelcolor": MUTED,
     "axes.labelsize": 8.5,
     "axes.edgecolor": GRID,

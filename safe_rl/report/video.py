@@ -22,7 +22,7 @@ from safe_rl.switch import Mode
 FRAMES_PER_SEC = 15
 HOLD_FRAMES = 12
 """How long the last picture of an episode stands."""
-MAX_WIDTH = 640
+MIN_WIDTH, MAX_WIDTH = 360, 640
 _BAR, _TEXT, _FAINT = "#10151F", "#FFFFFF", "#9AA5B8"
 _MODE_LABELS = {
     Mode.TASK: ("task policy", "#E8ECF4"),
@@ -86,10 +86,10 @@ def caption(frame: Frame) -> npt.NDArray[np.uint8]:
         (height, width, 3) with an even height and width, as H.264 wants.
     """
     picture = Image.fromarray(frame.image)
-    if picture.width > MAX_WIDTH:
-        picture = picture.resize(
-            (MAX_WIDTH, round(picture.height * MAX_WIDTH / picture.width)), Image.Resampling.LANCZOS
-        )
+    wanted = min(max(picture.width, MIN_WIDTH), MAX_WIDTH)
+    if picture.width != wanted:
+        resampling = Image.Resampling.LANCZOS if picture.width > wanted else Image.Resampling.NEAREST
+        picture = picture.resize((wanted, round(picture.height * wanted / picture.width)), resampling)
     bar = max(30, picture.width // 14)
     width, height = picture.width // 2 * 2, (picture.height + bar) // 2 * 2
     canvas = Image.new("RGB", (width, height), _BAR)
