@@ -61,14 +61,15 @@ def training_times() -> tuple[float, float]:
     agent = _agent()
     with tempfile.TemporaryDirectory() as folder:
         config = RunConfig(ENV, Path(folder), episodes=1_000_000)
-        runner = Runner(agent, [make_env(ENV)], config, make_eval_env=lambda: make_env(ENV))
+        env = make_env(ENV)
+        runner = Runner(agent, [env], config, make_eval_env=lambda: make_env(ENV))
         log = RunLog(Path(folder))
         loop, learner = [], []
         for _ in range(ROUNDS):
             loop.append(_cpu_ms(lambda: runner._step(log)))
             learner.append(_cpu_ms(agent.update))
         log.close()
-        runner.rollout.close()
+        env.close()
     return statistics.median(loop), statistics.median(learner)
 
 

@@ -132,11 +132,6 @@ class Rollout:
                     self._fault = fault
         return transitions, records
 
-    def close(self) -> None:
-        """Closes the environments."""
-        for slot in self.slots:
-            slot.env.close()
-
     def _begin(self, slot: _Slot) -> npt.NDArray[np.float32]:
         self.num_started += 1
         return slot.begin(self.num_started - 1, self.seed)

@@ -143,7 +143,6 @@ class Runner:
             raise
         finally:
             log.close()
-            self.rollout.close()
 
     def _step(self, log: RunLog) -> bool:
         """One step of every environment and the learning due for it; returns whether a callback ends the training."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 
@@ -49,36 +50,37 @@ def train(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     torch.set_num_threads(run.threads)
-    envs = [make_env(run.env, cost_key=run.cost_key) for _ in range(run.num_envs)]
-    agent = make_agent(
-        method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
-    )
-    dataset = _required_dataset(method, agent, run, envs[0])
-    if run.pretrained is not None and isinstance(agent, RiskAwareAgent) and not run.resume:
-        read_pretrained(agent, run.pretrained)  # what is wrong with it is said before anything is written
-    config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
-    prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
-    if dataset is not None and isinstance(agent, RiskAwareAgent):
-        agent.add_offline(dataset.transitions())
-    if run.stop_at_success_rate is not None:
-        callbacks = [*callbacks, StopAtSuccessRate(run.stop_at_success_rate)]
-    runner = Runner(
-        agent,
-        envs,
-        run,
-        make_eval_env=lambda: make_env(run.env, cost_key=run.cost_key),
-        callbacks=callbacks,
-        progress=progress,
-    )
-    if run.resume and list_checkpoints(runner.checkpoints):
-        state = load_newest(runner.checkpoints)
-        with misfit_named(run.output, run.env):
-            agent.load_state_dict(state["agent"])
-            runner.load_state_dict(state["runner"])
-    elif isinstance(agent, RiskAwareAgent):
-        _pretrain(agent, run, pretrain_progress)
-    runner.run()
-    return agent
+    with contextlib.ExitStack() as stack:
+        envs = [stack.enter_context(make_env(run.env, cost_key=run.cost_key)) for _ in range(run.num_envs)]
+        agent = make_agent(
+            method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
+        )
+        dataset = _required_dataset(method, agent, run, envs[0])
+        if run.pretrained is not None and isinstance(agent, RiskAwareAgent) and not run.resume:
+            read_pretrained(agent, run.pretrained)  # what is wrong with it is said before anything is written
+        config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
+        prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
+        if dataset is not None and isinstance(agent, RiskAwareAgent):
+            agent.add_offline(dataset.transitions())
+        if run.stop_at_success_rate is not None:
+            callbacks = [*callbacks, StopAtSuccessRate(run.stop_at_success_rate)]
+        runner = Runner(
+            agent,
+            envs,
+            run,
+            make_eval_env=lambda: make_env(run.env, cost_key=run.cost_key),
+            callbacks=callbacks,
+            progress=progress,
+        )
+        if run.resume and list_checkpoints(runner.checkpoints):
+            state = load_newest(runner.checkpoints)
+            with misfit_named(run.output, run.env):
+                agent.load_state_dict(state["agent"])
+                runner.load_state_dict(state["runner"])
+        elif isinstance(agent, RiskAwareAgent):
+            _pretrain(agent, run, pretrain_progress)
+        runner.run()
+        return agent
 
 
 def _pretrain(agent: RiskAwareAgent, run: RunConfig, progress: Progress | None) -> None:
@@ -94,6 +96,8 @@ def _pretrain(agent: RiskAwareAgent, run: RunConfig, progress: Progress | None) 
 
 def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv) -> OfflineDataset | None:
     if not isinstance(agent, RiskAwareAgent):
+        if run.pretrained is not None:
+            raise UserError(f"method {method} learns no risk: leave --pretrained out")
         return None
     if run.dataset is None:
         raise UserError(

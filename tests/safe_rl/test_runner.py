@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -516,6 +517,22 @@ def test_training_that_cannot_begin_leaves_no_folder(tmp_path, corridor_data):
         with pytest.raises(UserError, match=words):
             train("recovery-rl", RunConfig(**settings), toys.recovery_config())
         assert not (tmp_path / "run").exists(), changes
+
+
+def test_a_method_without_risk_takes_no_pretraining(tmp_path, corridor_data):
+    with pytest.raises(UserError, match="method unconstrained learns no risk: leave --pretrained out"):
+        train_small(tmp_path / "run", corridor_data, "unconstrained", pretrained=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{}, {"dataset": None}, {"pretrained": Path("nowhere")}])
+def test_the_environments_are_closed_however_it_ends(tmp_path, corridor_data, monkeypatch, changes):
+    closed = []
+    monkeypatch.setattr(toys.Corridor, "close", lambda env: closed.append(env))
+    settings = {"dataset": corridor_data, "episodes": 1, "num_envs": 2, **changes}
+    with contextlib.nullcontext() if not changes else pytest.raises(UserError):
+        train("recovery-rl", RunConfig("toys:Corridor", tmp_path / "run", **settings), toys.recovery_config())
+    assert len({id(env) for env in closed}) == len(closed) == 2
 
 
 def test_a_run_folder_says_how_it_was_made(whole, corridor_data):
