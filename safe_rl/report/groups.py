@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from safe_rl.report.curves import Array, Episodes, RunRecord, mean_and_standard_error
+from safe_rl.report.curves import Episodes, RunRecord, mean_and_standard_error
 from safe_rl.runs import flat_settings
 
 NOT_A_DIFFERENCE = frozenset(
@@ -199,30 +199,34 @@ def config_rows(groups: list[Group]) -> list[ConfigRow]:
 
 
 def crashing_pays(group: Group, everyone: list[Episodes]) -> str | None:
-    """Explains a method that violates because the reward invites it; None where nothing points to that.
+    """Explains a method that violates because the reward invites it; None where its episodes do not show that.
 
-    It does where every return is negative, a violation ends the episode (no episode counts more than one), the method
-    violates in most of its episodes, and those are shorter than the ones that ran on.
+    They do where all returns in this environment are negative, no episode goes on after a violation, the group violates
+    in at least half of its episodes, and these return more than the episodes that run out of time.
+
+    Args:
+        group: The method.
+        everyone: The episodes of all runs in the same environment.
     """
-    own = [run.episodes for run in group.runs]
-    violation: Array = np.concatenate([episodes.violation for episodes in own])
-    returns = np.concatenate([episodes.returns for episodes in everyone])
-    cost = np.concatenate([episodes.cost for episodes in everyone])
-    all_steps = np.concatenate([episodes.steps for episodes in everyone])
-    all_timeouts = np.concatenate([(e.success == 0) & (e.violation == 0) for e in everyone])
-    crashed = violation == 1
-    if len(violation) == 0 or crashed.mean() < 0.5 or (returns >= 0).any() or (cost > 1).any():
+    own = _join([run.episodes for run in group.runs])
+    world = _join(everyone)
+    crashed = own.violation == 1
+    timed_out = (world.success == 0) & (world.violation == 0)
+    if crashed.mean() < 0.5 or (world.returns >= 0).any() or (world.cost > 1).any():
         return None
-    steps = np.concatenate([episodes.steps for episodes in own])[crashed].mean()
-    if all_timeouts.any() and steps >= all_steps[all_timeouts].mean():
+    crash_return = own.returns[crashed].mean()
+    if timed_out.any() and crash_return <= world.returns[timed_out].mean():
         return None
-    crash_return = np.concatenate([episodes.returns for episodes in own])[crashed].mean()
     text = (
-        f"{group.label}: crashing pays here. The reward of this task is negative at every step and a violation ends "
-        f"the episode, so a learner on the reward alone finds that crashing soon costs least. It ended "
-        f"{int(crashed.sum())} of {len(violation)} training episodes so, after {steps:.0f} steps with a return of "
+        f"{group.label}: crashing pays here. Every return of this task is negative and a violation ends the episode, "
+        f"so crashing soon loses less reward than looking for the goal. {int(crashed.sum()):,} of {len(own):,} "
+        f"training episodes ended so, after {own.steps[crashed].mean():.0f} steps with a return of "
         f"{crash_return:,.0f} on average"
     )
-    if all_timeouts.any():
-        text += f"; an episode that runs out of time returns {returns[all_timeouts].mean():,.0f}"
+    if timed_out.any():
+        text += f"; an episode that runs out of time returns {world.returns[timed_out].mean():,.0f}"
     return text + "."
+
+
+def _join(parts: list[Episodes]) -> Episodes:
+    return Episodes(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})

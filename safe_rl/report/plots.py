@@ -73,11 +73,12 @@ def _curve(
             if np.isfinite(error).all():
                 low, high = (mean - error)[kept], (mean + error)[kept]
                 axes.fill_between(episode, low, high, color=color, alpha=0.22, linewidth=0)
-            axes.plot(episode, mean[kept], color=color, marker="o" if len(kept) == 1 else None, markersize=4)
+            marker = "o" if len(kept) == 1 else None
+            axes.plot(episode, mean[kept], color=color, marker=marker, markersize=4, clip_on=False)
             said.append(f"{group.label} ends at {mean[-1]:,.4g}")
         axes.set_xlabel("training episode")
         if axes.get_ylim()[0] < 0.0 <= axes.dataLim.y0:  # counts and shares stand on the axis
-            axes.set_ylim(bottom=0.0)
+            axes.set_ylim(0.0, axes.get_ylim()[1] if axes.dataLim.y1 > 0.0 else 1.0)
         _tidy(axes)
     return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
 

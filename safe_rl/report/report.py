@@ -29,10 +29,19 @@ from safe_rl.report.groups import (
     summarize,
     summarize_episodes,
 )
+from safe_rl.report.offline import describe_offline_data
 from safe_rl.report.plots import Plot, curve_plots, metric_plots
 from safe_rl.report.risk_map import RISK_COLORS
 from safe_rl.report.scenes import Scene, build_scene
-from safe_rl.report.style import GOAL_COLOR, RECOVERY_COLOR, TASK_COLOR, ZONE_COLOR, assign_colors, palette_css
+from safe_rl.report.style import (
+    GOAL_COLOR,
+    OUTCOME_COLORS,
+    RECOVERY_COLOR,
+    TASK_COLOR,
+    ZONE_COLOR,
+    assign_colors,
+    palette_css,
+)
 
 VIDEO_BYTES = 4_500_000
 """All videos of a page together, before base64 makes them a third larger."""
@@ -74,6 +83,8 @@ class Card:
     group: Group
     color: int
     summary: Summary
+    offline: str | None
+    """What is known of the offline data."""
     outcome_percent: dict[str, float]
 
 
@@ -184,7 +195,8 @@ def _card(group: Group, color: int) -> Card:
     violation = np.mean([part.violation.mean() for part in episodes])
     success = np.mean([(part.success * (1.0 - part.violation)).mean() for part in episodes])
     shares = {"success": success, "time-out": 1.0 - success - violation, "violation": violation}
-    return Card(group, color, summarize(group), {name: 100.0 * float(share) for name, share in shares.items()})
+    percent = {name: 100.0 * float(share) for name, share in shares.items()}
+    return Card(group, color, summarize(group), describe_offline_data(group), percent)
 
 
 def _verdict(card: Card) -> str:
@@ -278,7 +290,7 @@ def _render(sections: Sequence[EnvironmentSection], **context: Any) -> str:
     )
     environment.filters.update(quantity=_quantity, count=_count, ratio=_ratio, duration=_duration, short=_short)
     template = environment.from_string(source)
-    colors = {"task": TASK_COLOR, "recovery": RECOVERY_COLOR, "zone": ZONE_COLOR, "goal": GOAL_COLOR}
+    colors = {"task": TASK_COLOR, "recovery": RECOVERY_COLOR, "zone": ZONE_COLOR, "goal": GOAL_COLOR, **OUTCOME_COLORS}
     return template.render(
         sections=sections,
         light=palette_css(dark=False),

@@ -14,6 +14,7 @@ from safe_rl.envs.protocols import PlaneMap
 from safe_rl.report.style import (
     GOAL_COLOR,
     OBSTACLE_COLOR,
+    OUTCOME_COLORS,
     RECOVERY_COLOR,
     TASK_COLOR,
     ZONE_COLOR,
@@ -26,9 +27,9 @@ from safe_rl.switch import Mode
 RISK_COLORS = LinearSegmentedColormap.from_list("risk", ["#F7F5FA", "#DCC9E6", "#B98AC9", "#8F4A9E", "#5B1A6B"])
 MAX_ASPECT = 3.0
 """A plane longer than this is drawn with axes of different scales."""
-WIDTH = 5.6
-_PAPER = "#F7F5FA"
-_MARKS = {"success": ("o", GOAL_COLOR), "violation": ("X", "#C1121F"), "time-out": ("s", "#444A57")}
+WIDTH = 4.5
+_PAPER, _EDGE = "#F7F5FA", "#2D3442"
+_MARKS = {"success": "o", "violation": "X", "time-out": "s"}
 
 
 def draw_risk_map(
@@ -55,7 +56,7 @@ def draw_risk_map(
     aspect = min(max(width / height, 1.0 / MAX_ASPECT), MAX_ASPECT)
     equal = bool(np.isclose(aspect, width / height))
     with styled():
-        figure = Figure(figsize=(WIDTH, max(2.4, min(5.2, (WIDTH - 0.5) / aspect + 0.6))), layout="constrained")
+        figure = Figure(figsize=(WIDTH, min(4.6, (WIDTH - 0.5) / aspect + 0.45)), layout="constrained")
         axes = figure.add_subplot()
         axes.set_facecolor(_PAPER)
         axes.grid(visible=False)
@@ -63,9 +64,7 @@ def draw_risk_map(
             _draw_risk(axes, grid, eps_risk)
         for box in plane_map.obstacles:
             corner, size = (box.x_min, box.y_min), (box.x_max - box.x_min, box.y_max - box.y_min)
-            axes.add_patch(
-                Rectangle(corner, *size, facecolor=OBSTACLE_COLOR, edgecolor="#3B4150", linewidth=0.8, zorder=3)
-            )
+            axes.add_patch(Rectangle(corner, *size, facecolor=OBSTACLE_COLOR, edgecolor=_EDGE, linewidth=0.8, zorder=3))
         goal = Circle(
             plane_map.goal, plane_map.goal_radius, facecolor=GOAL_COLOR, alpha=0.35, edgecolor="none", zorder=3
         )
@@ -113,15 +112,18 @@ def _draw_trajectory(axes: Axes, trajectory: Trajectory) -> None:
     segments = np.stack([points[:-1], points[1:]], axis=1)
     axes.plot(*points.T, color="white", linewidth=2.8, alpha=0.85, zorder=5, solid_joinstyle="round")
     recovers = trajectory.modes == Mode.RECOVERY
-    for chosen, color, zorder in ((~recovers, TASK_COLOR, 6), (recovers, RECOVERY_COLOR, 7)):
-        lines = LineCollection(list(segments[chosen]), colors=color, linewidths=1.5, capstyle="round", zorder=zorder)
+    for chosen, color, width, zorder in ((~recovers, TASK_COLOR, 1.4, 6), (recovers, RECOVERY_COLOR, 2.4, 7)):
+        lines = LineCollection(list(segments[chosen]), colors=color, linewidths=width, capstyle="round", zorder=zorder)
         axes.add_collection(lines)
+    axes.plot(*points[0], marker="o", markersize=4, color="white", markeredgecolor=_EDGE, markeredgewidth=1.0, zorder=8)
     axes.plot(
-        *points[0], marker="o", markersize=4, color="white", markeredgecolor=TASK_COLOR, markeredgewidth=1.2, zorder=8
-    )
-    marker, color = _MARKS[trajectory.outcome]
-    axes.plot(
-        *points[-1], marker=marker, markersize=6, color=color, markeredgecolor="white", markeredgewidth=0.8, zorder=9
+        *points[-1],
+        marker=_MARKS[trajectory.outcome],
+        markersize=6,
+        color=OUTCOME_COLORS[trajectory.outcome],
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        zorder=9,
     )
 
 

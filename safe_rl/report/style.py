@@ -27,9 +27,10 @@ PALETTE = (
 FIXED = {"recovery-rl": 0, "unconstrained": 1}
 """Methods that keep their place in the palette in every report."""
 
-TASK_COLOR, RECOVERY_COLOR = "#16202E", "#E69F00"
+TASK_COLOR, RECOVERY_COLOR = "#009E73", "#F08214"
 """Who acts: on the maps and in the videos."""
-OBSTACLE_COLOR, GOAL_COLOR, ZONE_COLOR = "#5A6172", "#009E73", "#8A1C5C"
+OBSTACLE_COLOR, GOAL_COLOR, ZONE_COLOR = "#475061", "#D69E14", "#8A1C5C"
+OUTCOME_COLORS = {"success": "#009E73", "violation": "#C1121F", "time-out": "#5A6172"}
 
 # Stand-ins that figures are drawn with; they become the page's own colours in the SVG.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -109,7 +111,7 @@ def collect_trajectories(
 
 def _run_episode(agent: SACAgent, env: CostEnv, number: int, seed: int, on_frame: FrameSink | None) -> Trajectory:
     plane = plane_of(env)
-    set_overlay = getattr(env.unwrapped, "set_overlay", None)
+    set_overlay = _overlay_of(env, agent) if on_frame is not None else None
     obs, _ = env.reset(seed=seed)
     positions = [plane.plane_position(obs)] if plane else []
     modes, risks = [], []
@@ -118,7 +120,7 @@ def _run_episode(agent: SACAgent, env: CostEnv, number: int, seed: int, on_frame
     while not ended:
         decision = agent.act(env.flat(obs)[None], explore=False)
         mode, risk = Mode(int(decision.mode[0])), float(decision.risk[0])
-        if callable(set_overlay):
+        if set_overlay is not None:
             set_overlay(mode.name, None if np.isnan(risk) else risk)
         obs, reward, terminated, truncated, info = env.step(decision.action[0])
         ended = terminated or truncated
@@ -130,7 +132,7 @@ def _run_episode(agent: SACAgent, env: CostEnv, number: int, seed: int, on_frame
             positions.append(plane.plane_position(obs))
         if on_frame is not None:
             outcome = ("violation" if violation else "success" if info["success"] else "time-out") if ended else None
-            on_frame(Frame(_picture(env), number, len(modes), mode, risk, outcome, callable(set_overlay)))
+            on_frame(Frame(_picture(env), number, len(modes), mode, risk, outcome, set_overlay is not None))
     return Trajectory(
         positions=np.array(positions, dtype=np.float64) if plane else None,
         modes=np.array(modes, dtype=np.int8),
@@ -145,6 +147,17 @@ def plane_of(env: CostEnv) -> OffersPlaneMap | None:
     """The environment's plane, where it offers one."""
     inner: Any = env.unwrapped
     return inner if isinstance(inner, OffersPlaneMap) else None
+
+
+def _overlay_of(env: CostEnv, agent: SACAgent) -> Callable[[str, float | None], None] | None:
+    """The environment's ``set_overlay(mode, risk)``, where it has one; told the threshold too, where it takes that."""
+    hook = getattr(env.unwrapped, "set_overlay", None)
+    if not callable(hook):
+        return None
+    switch = getattr(agent, "switch", None)
+    if switch is not None and "eps_risk" in inspect.signature(hook).parameters:
+        return functools.partial(hook, eps_risk=switch.eps_risk)
+    return hook
 
 
 def _picture(env: CostEnv) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from safe_rl.errors import UserError
-from safe_rl.report.style import GOAL_COLOR, RECOVERY_COLOR
+from safe_rl.report.style import OUTCOME_COLORS, RECOVERY_COLOR, TASK_COLOR
 from safe_rl.report.trajectories import Frame
 from safe_rl.switch import Mode
 
@@ -25,11 +25,10 @@ HOLD_FRAMES = 12
 MIN_WIDTH, MAX_WIDTH = 360, 640
 _BAR, _TEXT, _FAINT = "#10151F", "#FFFFFF", "#9AA5B8"
 _MODE_LABELS = {
-    Mode.TASK: ("task policy", "#E8ECF4"),
+    Mode.TASK: ("task policy", TASK_COLOR),
     Mode.RECOVERY: ("RECOVERY", RECOVERY_COLOR),
     Mode.STOP: ("STOP", "#E63946"),
 }
-_OUTCOME_COLORS = {"success": GOAL_COLOR, "violation": "#C1121F", "time-out": "#5A6172"}
 
 
 class VideoWriter:
@@ -80,7 +79,10 @@ def _start(path: Path, size: tuple[int, int]) -> Generator[None, bytes, None]:
 
 
 def caption(frame: Frame) -> npt.NDArray[np.uint8]:
-    """Adds a bar below the picture that says who acts, at what risk, and how the episode ended.
+    """Says who acts, at what risk, and in the end how the episode ended.
+
+    That takes a bar below the picture; where the environment has drawn who acts itself, the end of the episode alone is
+    written into a corner.
 
     Returns:
         (height, width, 3) with an even height and width, as H.264 wants.
@@ -90,17 +92,19 @@ def caption(frame: Frame) -> npt.NDArray[np.uint8]:
     if picture.width != wanted:
         resampling = Image.Resampling.LANCZOS if picture.width > wanted else Image.Resampling.NEAREST
         picture = picture.resize((wanted, round(picture.height * wanted / picture.width)), resampling)
-    bar = max(30, picture.width // 14)
-    width, height = picture.width // 2 * 2, (picture.height + bar) // 2 * 2
-    canvas = Image.new("RGB", (width, height), _BAR)
+    line = max(30, wanted // 14)
+    bar = 0 if frame.has_overlay else line
+    canvas = Image.new("RGB", (wanted // 2 * 2, (picture.height + bar) // 2 * 2), _BAR)
     canvas.paste(picture, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    middle, margin = (picture.height + height) // 2, max(8, bar // 3)
-    font, strong = _font(bar * 0.42), _font(bar * 0.42, bold=True)
-    right = f"episode {frame.episode + 1} · step {frame.step}"
-    draw.text((width - margin, middle), right, font=font, fill=_FAINT, anchor="rm")
+    margin = max(8, line // 3)
+    middle = margin + line // 2 if frame.has_overlay else (picture.height + canvas.height) // 2
+    font, strong = _font(line * 0.42), _font(line * 0.42, bold=True)
+    if not frame.has_overlay:
+        right = f"episode {frame.episode + 1} · step {frame.step}"
+        draw.text((canvas.width - margin, middle), right, font=font, fill=_FAINT, anchor="rm")
     if frame.outcome is not None:
-        _chip(draw, margin, middle, frame.outcome, _OUTCOME_COLORS[frame.outcome], _TEXT, strong)
+        _chip(draw, margin, middle, frame.outcome, OUTCOME_COLORS[frame.outcome], _TEXT, strong)
     elif not frame.has_overlay:
         text, color = _MODE_LABELS[frame.mode]
         end = _chip(draw, margin, middle, text, color, _BAR, strong)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Callable
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ from safe_rl.envs.protocols import Box2D, PlaneMap
 from safe_rl.methods import make_agent
 from safe_rl.report.curves import COLUMNS
 from safe_rl.transitions import Transitions
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from headless_chromium import Browser
 
 CORRIDOR = "report_tests/Corridor-v0"
 BLIND = "report_tests/Blind-v0"
@@ -73,12 +80,16 @@ class Corridor(gym.Env):
         return picture
 
 
-class Blind(gym.Wrapper):
+class Blind(gym.Env):
     """The corridor without a map and without pictures."""
 
-    @property
-    def unwrapped(self) -> gym.Env:
-        return self
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self.corridor = Corridor()
+        self.observation_space, self.action_space = self.corridor.observation_space, self.corridor.action_space
+        self.reset, self.step = self.corridor.reset, self.corridor.step
 
     def render(self) -> np.ndarray:
         raise RuntimeError("no camera")
@@ -87,7 +98,7 @@ class Blind(gym.Wrapper):
 @pytest.fixture(scope="session", autouse=True)
 def registered_environments() -> None:
     gym.register(CORRIDOR, entry_point=Corridor, order_enforce=False)
-    gym.register(BLIND, entry_point=lambda render_mode=None: Blind(Corridor(render_mode)), order_enforce=False)
+    gym.register(BLIND, entry_point=Blind, order_enforce=False)
 
 
 def agent_config(method: str) -> AgentConfig:
@@ -182,3 +193,18 @@ def make_run(policies: dict[str, dict[str, Any]]) -> MakeRun:
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; continuous integration demands one, elsewhere the tests are skipped without it."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        reason = "no Chromium on this machine (apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

@@ -1,0 +1,107 @@
+"""Which runs belong together, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safe_rl.report.curves import RunRecord, read_run
+from safe_rl.report.groups import config_rows, crashing_pays, group_runs, summarize
+from safe_rl.report.style import assign_colors
+
+
+@pytest.fixture
+def read(make_run, tmp_path: Path):
+    def make(*args, **kwargs) -> RunRecord:
+        return read_run(make_run(tmp_path / f"run{len(list(tmp_path.iterdir()))}", *args, **kwargs))
+
+    return make
+
+
+def test_seeds_are_one_group_and_settings_another(read) -> None:
+    runs = [
+        read("recovery-rl", 2, "ss"),
+        read("unconstrained", 1, "vv"),
+        read("recovery-rl", 1, "ssss"),
+        read("recovery-rl", 1, "ss", risk__eps_risk=0.1),
+    ]
+    groups = group_runs(runs)
+    assert [(g.label, [r.run.seed for r in g.runs]) for g in groups] == [
+        ("Recovery RL (eps-risk 0.3)", [1, 2]),
+        ("Unconstrained", [1]),
+        ("Recovery RL (eps-risk 0.1)", [1]),
+    ]
+    assert groups[0].num_episodes == 2
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [((1, 2), 1), ((1, 1), 2)])
+def test_pretrainings_tell_runs_apart_only_where_a_seed_occurs_twice(read, seeds, expected) -> None:
+    runs = [read("recovery-rl", seed, "s", pretrained=name) for seed, name in zip(seeds, ("p1", "p2"), strict=True)]
+    assert len(group_runs(runs)) == expected
+
+
+def test_summary_by_hand(read) -> None:
+    # Seed 1: 2 successes, 1 violation, 1 time-out in 45 steps; seed 2: 4 successes in 40 steps; 2 recovery steps each.
+    (group,) = group_runs([read("recovery-rl", 1, "ssvt"), read("recovery-rl", 2, "ssss")])
+    summary = summarize(group)
+    expected = {
+        "successes": (3.0, 1.0),
+        "violations": (0.5, 0.5),
+        "timeouts": (0.5, 0.5),
+        "ratio": (3.25, 1.75),  # of 3 / 2 and 5 / 1
+        "recovery_percent": (100.0 * (8 / 45 + 8 / 40) / 2, 100.0 * (8 / 40 - 8 / 45) / 2),
+        "wall_time_sec": (6.0, 0.0),
+    }
+    assert set(expected) == set(vars(summary))
+    for name, pair in expected.items():
+        quantity = getattr(summary, name)
+        assert (quantity.mean, quantity.error) == pytest.approx(pair), name
+
+
+def test_seeds_are_compared_over_the_episodes_that_all_have(read) -> None:
+    (group,) = group_runs([read("recovery-rl", 1, "ss"), read("recovery-rl", 2, "svvv")])
+    summary = summarize(group)
+    assert (summary.successes.mean, summary.violations.mean) == (1.5, 0.5)
+
+
+def test_crashing_pays_is_said_where_it_does(read) -> None:
+    crashing, careful = group_runs([read("unconstrained", 1, "tvvv"), read("recovery-rl", 1, "tsss")])
+    everyone = [run.episodes for group in (crashing, careful) for run in group.runs]
+    text = crashing_pays(crashing, everyone)
+    assert text is not None
+    assert "3 of 4 training episodes ended so, after 5 steps with a return of -15" in text
+    assert "runs out of time returns -60" in text
+    assert crashing_pays(careful, everyone) is None
+
+
+@pytest.mark.parametrize(("column", "value"), [("returns", 1.0), ("cost", 2.0)])
+def test_crashing_is_not_said_to_pay_without_evidence(read, column: str, value: float) -> None:
+    (group,) = group_runs([read("unconstrained", 1, "tvvv")])
+    assert crashing_pays(group, [group.runs[0].episodes]) is not None
+    getattr(group.runs[0].episodes, column)[0] = value  # a positive return; an episode that went on after a violation
+    assert crashing_pays(group, [group.runs[0].episodes]) is None
+
+
+def test_crashing_does_not_pay_where_it_costs_more_than_running_on(read) -> None:
+    (group,) = group_runs([read("unconstrained", 1, "tvvv")])
+    group.runs[0].episodes.returns[1:] = -61.0
+    assert crashing_pays(group, [group.runs[0].episodes]) is None
+
+
+def test_configuration_shows_what_differs(read) -> None:
+    groups = group_runs([read("recovery-rl", 1, "s"), read("recovery-rl", 2, "s"), read("unconstrained", 1, "s")])
+    rows = {row.name: row for row in config_rows(groups)}
+    assert rows["seed"].values == ["1, 2", "1"]
+    assert rows["risk.eps_risk"].values == ["0.3", "none"]
+    assert rows["risk.eps_risk"].differs
+    assert not rows["sac.gamma"].differs
+
+
+def test_a_method_keeps_its_colour() -> None:
+    both = assign_colors([("Unconstrained", "unconstrained"), ("Recovery RL", "recovery-rl")])
+    alone = assign_colors([("Recovery RL", "recovery-rl")])
+    many = assign_colors([("SQRL", "sqrl"), ("A", "recovery-rl"), ("B", "recovery-rl"), ("U", "unconstrained")])
+    assert both["Recovery RL"] == alone["Recovery RL"] == many["A"]
+    assert both["Unconstrained"] == many["U"]
+    assert len(set(many.values())) == 4
