@@ -221,12 +221,16 @@ def crashing_pays(group: Group, everyone: list[Episodes]) -> str | None:
         f"{group.label}: crashing pays here. Every return of this task is negative and a violation ends the episode, "
         f"so crashing soon loses less reward than looking for the goal. {int(crashed.sum()):,} of {len(own):,} "
         f"training episodes ended so, after {own.steps[crashed].mean():.0f} steps with a return of "
-        f"{crash_return:,.0f} on average"
+        f"{_round(crash_return)} on average"
     )
     if timed_out.any():
-        text += f"; an episode that runs out of time returns {world.returns[timed_out].mean():,.0f}"
+        text += f"; an episode that runs out of time returns {_round(world.returns[timed_out].mean())}"
     return text + "."
 
 
 def _join(parts: list[Episodes]) -> Episodes:
     return Episodes(**{name: np.concatenate([vars(part)[name] for part in parts]) for name in vars(parts[0])})
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

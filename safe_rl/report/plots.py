@@ -20,6 +20,7 @@ from safe_rl.report.style import series_color, styled, to_svg
 SIZE = (4.1, 2.75)
 """Inches: small, so that the text stays legible on a telephone."""
 MAX_POINTS = 300
+COUNTS = ("Successes so far", "Violations so far")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def curve_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> lis
         ("length", "Episode length", f"Steps, {smoothed}.", lambda e: rolling_mean(e.steps, window)),
     ]  # fmt: skip
     return [
-        Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve), title, caption)
+        Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve, counts=title in COUNTS), title, caption)
         for name, title, caption, curve in curves
+        if name != "recovery" or any(run.episodes.recovery_steps.any() for group in groups for run in group.runs)
     ]
 
 
@@ -55,7 +57,13 @@ def _window(groups: list[Group]) -> int:
 
 
 def _curve(
-    groups: list[Group], colors: dict[str, int], name: str, title: str, curve: Callable[[Episodes], Array]
+    groups: list[Group],
+    colors: dict[str, int],
+    name: str,
+    title: str,
+    curve: Callable[[Episodes], Array],
+    *,
+    counts: bool,
 ) -> Markup:
     said = []
     with styled():
@@ -79,7 +87,7 @@ def _curve(
         axes.set_xlabel("training episode")
         if axes.get_ylim()[0] < 0.0 <= axes.dataLim.y0:  # counts and shares stand on the axis
             axes.set_ylim(0.0, axes.get_ylim()[1] if axes.dataLim.y1 > 0.0 else 1.0)
-        _tidy(axes)
+        _tidy(axes, whole_numbers=counts)
     return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
 
 
@@ -114,8 +122,8 @@ def _thinned(x: npt.NDArray[Any], y: npt.NDArray[Any]) -> tuple[npt.NDArray[Any]
     return x[kept], y[kept]
 
 
-def _tidy(axes: Axes) -> None:
+def _tidy(axes: Axes, *, whole_numbers: bool = False) -> None:
     axes.grid(visible=False, axis="x")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=whole_numbers))
     axes.xaxis.set_major_formatter("{x:,.0f}")

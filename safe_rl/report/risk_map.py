@@ -74,7 +74,7 @@ def draw_risk_map(
         )
         axes.add_patch(rim)
         for trajectory in trajectories:
-            _draw_trajectory(axes, trajectory)
+            _draw_trajectory(axes, trajectory, plane_map.robot_radius)
         axes.set_xlim(bounds.x_min, bounds.x_max)
         axes.set_ylim(bounds.y_min, bounds.y_max)
         axes.set_aspect("equal" if equal else "auto")
@@ -105,7 +105,7 @@ def _draw_risk(axes: Axes, grid: RiskGrid, eps_risk: float | None) -> None:
         )
 
 
-def _draw_trajectory(axes: Axes, trajectory: Trajectory) -> None:
+def _draw_trajectory(axes: Axes, trajectory: Trajectory, robot_radius: float) -> None:
     points = trajectory.positions
     if points is None:
         return
@@ -116,6 +116,11 @@ def _draw_trajectory(axes: Axes, trajectory: Trajectory) -> None:
         lines = LineCollection(list(segments[chosen]), colors=color, linewidths=width, capstyle="round", zorder=zorder)
         axes.add_collection(lines)
     axes.plot(*points[0], marker="o", markersize=4, color="white", markeredgecolor=_EDGE, markeredgewidth=1.0, zorder=8)
+    if trajectory.violation and robot_radius > 0.0:  # the robot's edge touched, not the point that is drawn
+        color = OUTCOME_COLORS["violation"]
+        axes.add_patch(
+            Circle(tuple(points[-1]), robot_radius, facecolor="none", edgecolor=color, linewidth=0.9, zorder=8)
+        )
     axes.plot(
         *points[-1],
         marker=_MARKS[trajectory.outcome],

@@ -94,6 +94,13 @@ def test_the_page_says_what_happened(page: Path) -> None:
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html) == []
 
 
+def test_without_a_recovery_policy_there_is_no_curve_of_it(make_run, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "sac", "unconstrained", outcomes="svt")
+    html = write_report(ReportConfig((run,), tmp_path / "r.html", episodes=0)).read_text()
+    assert html.count("Unconstrained ends at") == NUM_CURVES - 1
+    assert "Recovery policy acts" not in html
+
+
 def test_the_videos_decode(page: Path, tmp_path: Path) -> None:
     videos = re.findall(r"data:video/mp4;base64,([A-Za-z0-9+/=]+)", page.read_text())
     assert len(videos) == 2

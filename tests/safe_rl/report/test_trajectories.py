@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -115,6 +116,10 @@ def test_the_map_shows_obstacles_zone_and_who_acted(run) -> None:
     assert svg.count(OBSTACLE_COLOR.lower()) == len(plane.plane_map.obstacles)
     assert "0 success, 1 violation, 0 time-out" in both
     assert "data:image/png;base64," in both
+    with_size = dataclasses.replace(plane.plane_map, robot_radius=0.4)
+    sized = draw_risk_map(with_size, grid, 0.3, [make_trajectory([Mode.TASK])], name="m", label="x")
+    thin = draw_risk_map(plane.plane_map, grid, 0.3, [make_trajectory([Mode.TASK])], name="m", label="x")
+    assert sized.lower().count("#c1121f") == thin.lower().count("#c1121f") + 1  # the robot's edge where it crashed
     task_only = draw_risk_map(plane.plane_map, grid, 1.0, [make_trajectory([Mode.TASK])], name="m", label="x").lower()
     assert RECOVERY_COLOR.lower() not in task_only
     assert ZONE_COLOR.lower() not in task_only  # no risk above 1
