@@ -193,7 +193,9 @@ def config_rows(groups: list[Group]) -> list[ConfigRow]:
             names.update(dict.fromkeys(config))
     rows = []
     for name in names:
-        cells = [list(dict.fromkeys(show(config.get(name)) for config in group)) for group in flats]
+        cells = [
+            list(dict.fromkeys(show(config[name]) if name in config else "-" for config in group)) for group in flats
+        ]
         rows.append(ConfigRow(name, [", ".join(cell) if len(cell) <= 5 else f"{len(cell)} values" for cell in cells]))
     return rows
 

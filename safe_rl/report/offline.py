@@ -27,3 +27,21 @@ def describe_offline_data(group: Group) -> str | None:
         return "offline data: no longer where the run found it"
     each = f" a seed, {len(datasets)} datasets" if len(datasets) > 1 else ""
     return f"offline data: {transitions:,.0f} transitions, {100 * violations / transitions:.1f} % violations{each}"
+
+
+def unequal_task_data(groups: list[Group]) -> str | None:
+    """Warns where only some methods trained their task policy on offline data: their results differ for that too."""
+    informed = [group for group in groups if group.runs[0].run.config.get("demonstrations")]
+    others = [group for group in groups if group not in informed]
+    if not informed or not others:
+        return None
+    steps = max(int(group.runs[0].run.config.get("task_pretrain_steps") or 0) for group in informed)
+    before = f", with up to {steps:,} gradient steps on it before the first episode" if steps else ""
+    return (
+        f"Not the same start: the task policy of {_names(informed)} learned from the offline data too{before}; that of "
+        f"{_names(others)} did not. The difference between them is not that of the safety alone."
+    )
+
+
+def _names(groups: list[Group]) -> str:
+    return ", ".join(group.label for group in groups)

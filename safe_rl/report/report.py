@@ -29,7 +29,7 @@ from safe_rl.report.groups import (
     summarize,
     summarize_episodes,
 )
-from safe_rl.report.offline import describe_offline_data
+from safe_rl.report.offline import describe_offline_data, unequal_task_data
 from safe_rl.report.plots import Plot, curve_plots, metric_plots
 from safe_rl.report.risk_map import RISK_COLORS
 from safe_rl.report.scenes import Scene, build_scene
@@ -162,7 +162,8 @@ def _section(
     colors = assign_colors([(group.label, group.method) for group in groups])
     cards = [_card(group, colors[group.label]) for group in groups]
     everyone = [run.episodes for run in runs]
-    lessons = [text for group in groups if (text := crashing_pays(group, everyone)) is not None]
+    said = [unequal_task_data(groups), *(crashing_pays(group, everyone) for group in groups)]
+    lessons = [text for text in said if text is not None]
     scenes = [
         build_scene(
             group,

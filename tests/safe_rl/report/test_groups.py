@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from safe_rl.data.dataset import OfflineDataset
 from safe_rl.report.curves import RunRecord, read_run
 from safe_rl.report.groups import config_rows, crashing_pays, group_runs, summarize
+from safe_rl.report.offline import describe_offline_data, unequal_task_data
 from safe_rl.report.style import assign_colors
 
 
@@ -89,11 +91,24 @@ def test_crashing_does_not_pay_where_it_costs_more_than_running_on(read) -> None
     assert crashing_pays(group, [group.runs[0].episodes]) is None
 
 
+def test_an_unequal_start_is_said(read) -> None:
+    plain, informed = (
+        read("unconstrained", 1, "t"),
+        read("recovery-rl", 1, "s", demonstrations=True, task_pretrain_steps=5000),
+    )
+    text = unequal_task_data(group_runs([plain, informed]))
+    assert text is not None
+    assert "the task policy of Recovery RL learned from the offline data too, with up to 5,000 gradient steps" in text
+    assert "that of Unconstrained did not" in text
+    assert unequal_task_data(group_runs([informed])) is None
+    assert unequal_task_data(group_runs([plain, read("recovery-rl", 1, "s")])) is None
+
+
 def test_configuration_shows_what_differs(read) -> None:
     groups = group_runs([read("recovery-rl", 1, "s"), read("recovery-rl", 2, "s"), read("unconstrained", 1, "s")])
     rows = {row.name: row for row in config_rows(groups)}
     assert rows["seed"].values == ["1, 2", "1"]
-    assert rows["risk.eps_risk"].values == ["0.3", "none"]
+    assert rows["risk.eps_risk"].values == ["0.3", "-"]
     assert rows["risk.eps_risk"].differs
     assert not rows["sac.gamma"].differs
 
@@ -105,3 +120,14 @@ def test_a_method_keeps_its_colour() -> None:
     assert both["Recovery RL"] == alone["Recovery RL"] == many["A"]
     assert both["Unconstrained"] == many["U"]
     assert len(set(many.values())) == 4
+
+
+def test_offline_violations_are_counted_apart(read, corridor_data: Path, tmp_path: Path) -> None:
+    transitions = OfflineDataset.open(corridor_data).transitions()
+    percent = 100.0 * transitions.cost.mean()
+    (group,) = group_runs([read("recovery-rl", 1, "s", dataset=str(corridor_data))])
+    assert describe_offline_data(group) == f"offline data: {len(transitions):,} transitions, {percent:.1f} % violations"
+    (moved,) = group_runs([read("recovery-rl", 1, "s", dataset=str(tmp_path / "gone"))])
+    assert describe_offline_data(moved) == "offline data: no longer where the run found it"
+    (without,) = group_runs([read("unconstrained", 1, "s")])
+    assert describe_offline_data(without) is None
