@@ -45,6 +45,11 @@ class EpisodeRecord:
         return [field.name.rstrip("_") for field in fields(cls)]
 
 
+def episode_seed(seed: int, number: int) -> int:
+    """Returns the seed of a run's ``number``-th episode, which makes it repeatable by itself."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
 class _Slot:
     """One environment and its unfinished episode."""
 
@@ -56,12 +61,12 @@ class _Slot:
         self.recovery_steps = 0
 
     def begin(self, number: int, seed: int) -> npt.NDArray[np.float32]:
-        """Starts the run's ``number``-th episode; its seed makes it repeatable by itself."""
+        """Starts the run's ``number``-th episode."""
         self.start_number = number
         self.actions = []
         self.return_ = self.cost = 0.0
         self.recovery_steps = 0
-        obs, _ = self.env.reset(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+        obs, _ = self.env.reset(seed=episode_seed(seed, number))
         return self.env.flat(obs)
 
     def state_dict(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from safe_rl.envs.factory import CostEnv
 from safe_rl.envs.protocols import OffersPlaneMap, PlaneMap
 from safe_rl.errors import EnvironmentFault
 from safe_rl.evaluation import EVALUATION_SEED_OFFSET
+from safe_rl.rollout import episode_seed
 from safe_rl.switch import Mode
 
 
@@ -95,10 +96,7 @@ def collect_trajectories(
     """
     agent = agent or run.make_agent()
     env = run.make_env(render_mode="rgb_array" if on_frame is not None else None)
-    seeds = [
-        int(np.random.SeedSequence([seed + EVALUATION_SEED_OFFSET, number]).generate_state(1)[0])
-        for number in range(episodes)
-    ]
+    seeds = [episode_seed(seed + EVALUATION_SEED_OFFSET, number) for number in range(episodes)]
     filmed = episodes if filmed_episodes is None else filmed_episodes
     try:
         return [
