@@ -85,7 +85,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
         self._outcome = None
 
     def _random_start(self) -> tuple[float, float]:
-        raise NotImplementedError
+        raise NotImplementedError  # abstract: each domain has its own starts
 
     def _place(self, x: float, y: float) -> None:
         """Puts the robot at a point, at rest."""

@@ -193,7 +193,9 @@ def test_module_made_and_used_in_inference_mode_can_still_be_trained() -> None:
     stack = make(precision="bfloat16")
     with torch.inference_mode():
         stack(torch.randn(1, 3))
+    before = stack.flat.detach().clone()
     FlatAdam(stack, 1e-3).step(stack(torch.randn(4, 3)).sum())
+    assert not torch.equal(stack.flat, before)
 
 
 @pytest.mark.parametrize("members", [1, 2])
