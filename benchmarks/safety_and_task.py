@@ -27,7 +27,7 @@ LIMITS = {"Navigation1": (295, 0), "Navigation2": (285, 1), "Maze": (240, 6)}
 VARIANTS: dict[str, tuple[str, ...]] = {
     "tuned": ("recovery-rl", "--preset", "tuned"),
     "paper": ("recovery-rl", "--preset", "paper"),
-    "paper, task backup": ("recovery-rl", "--preset", "paper", "--risk.backup", "task"),
+    "paper, composite backup": ("recovery-rl", "--preset", "paper", "--risk.backup", "composite"),
     "unconstrained": ("unconstrained", "--preset", "tuned"),
     "unconstrained-paper": ("unconstrained", "--preset", "paper"),
 }

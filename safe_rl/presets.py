@@ -14,7 +14,12 @@ PresetName = Literal["tuned", "paper", "none"]
 Settings = dict[str, Any]
 """Dotted field names of the method's config and their values."""
 
-PAPER_COMMON: Settings = {"normalize_obs": "none"}
+PAPER_COMMON: Settings = {
+    "normalize_obs": "none",
+    # The thresholds were found with the authors' code, which backs up with the task policy. With the composite backup
+    # that the paper describes they let the robot come too close (docs/results/safety_and_task.md).
+    "risk.backup": "task",
+}
 """The defaults of the configs are the paper's, or its authors' where it is silent; they scale no observations."""
 PAPER: dict[str, Settings] = {
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3},
