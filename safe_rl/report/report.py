@@ -13,15 +13,14 @@ from typing import Annotated, Any
 import jinja2
 import numpy as np
 import tyro
-from markupsafe import Markup, escape
 from matplotlib.colors import to_hex
 
 from safe_rl.errors import UserError
+from safe_rl.report import formats
 from safe_rl.report.curves import RunRecord, find_runs, read_run
 from safe_rl.report.groups import (
     ConfigRow,
     Group,
-    Quantity,
     Summary,
     config_rows,
     crashing_pays,
@@ -139,7 +138,7 @@ def write_report(config: ReportConfig) -> Path:
         for index, (env_id, runs) in enumerate(environments.items())
     ]
     html = _render(
-        title=config.title or "Safe learning: " + ", ".join(_short(env_id) for env_id in environments),
+        title=config.title or "Safe learning: " + ", ".join(formats.short(env_id) for env_id in environments),
         sections=sections,
         commands=_commands(config, records),
         versions=_versions(records),
@@ -202,8 +201,11 @@ def _card(group: Group, color: int) -> Card:
 
 def _verdict(card: Card) -> str:
     successes, violations = card.summary.successes.mean, card.summary.violations.mean
-    text = f"{card.group.label} succeeded in {_count(successes)} of {card.group.num_episodes:,} training episodes"
-    return text + f", with {'no' if violations == 0 else _count(violations)} violation{'s' if violations != 1 else ''}"
+    some = "no violations" if violations == 0 else f"{formats.count(violations)} violation{'s' * (violations != 1)}"
+    return (
+        f"{card.group.label} succeeded in {formats.count(successes)} of {card.group.num_episodes:,} training episodes, "
+        f"with {some}"
+    )
 
 
 def _oddities(groups: list[Group]) -> list[str]:
@@ -251,35 +253,6 @@ def _versions(records: list[RunRecord]) -> dict[str, str]:
     return {name: ", ".join(values) for name, values in found.items()}
 
 
-def _short(env_id: str) -> str:
-    return env_id.rpartition("/")[2]
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def _with_error(mean: str, error: float, digits: int) -> Markup:
-    """``296.4 ± 0.8``; the mean alone for a single seed."""
-    return escape(mean) if np.isnan(error) else Markup("{} <small>± {}</small>").format(mean, f"{error:,.{digits}f}")
-
-
-def _quantity(quantity: Quantity) -> Markup:
-    return _with_error(_count(quantity.mean), quantity.error, 1)
-
-
-def _ratio(value: Quantity | float) -> Markup:
-    quantity = value if isinstance(value, Quantity) else Quantity(value, float("nan"))
-    digits = 0 if quantity.mean >= 100 else 1 if quantity.mean >= 10 else 2
-    return _with_error(f"{quantity.mean:,.{digits}f}", quantity.error, digits)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def _gradient() -> str:
     return ", ".join(to_hex(RISK_COLORS(stop)) for stop in np.linspace(0, 1, 6))
 
@@ -289,7 +262,8 @@ def _render(sections: Sequence[EnvironmentSection], **context: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(quantity=_quantity, count=_count, ratio=_ratio, duration=_duration, short=_short)
+    for name in ("count", "duration", "percent", "quantity", "ratio", "short"):
+        environment.filters[name] = getattr(formats, name)
     template = environment.from_string(source)
     colors = {"task": TASK_COLOR, "recovery": RECOVERY_COLOR, "zone": ZONE_COLOR, "goal": GOAL_COLOR, **OUTCOME_COLORS}
     return template.render(

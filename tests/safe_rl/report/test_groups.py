@@ -37,6 +37,13 @@ def test_seeds_are_one_group_and_settings_another(read) -> None:
     assert groups[0].num_episodes == 2
 
 
+def test_what_does_not_change_the_method_keeps_seeds_together(read) -> None:
+    own = ({"device": "cpu", "threads": 1, "dataset": "d1"}, {"device": "cuda", "threads": 4, "dataset": "d2"})
+    (group,) = group_runs([read("recovery-rl", seed, "ss", planned=5 + seed, **own[seed]) for seed in (0, 1)])
+    assert group.label == "Recovery RL"
+    assert len(group_runs([read("recovery-rl", seed, "ss", batch_size=64 + seed) for seed in (0, 1)])) == 2
+
+
 @pytest.mark.parametrize(("seeds", "expected"), [((1, 2), 1), ((1, 1), 2)])
 def test_pretrainings_tell_runs_apart_only_where_a_seed_occurs_twice(read, seeds, expected) -> None:
     runs = [read("recovery-rl", seed, "s", pretrained=name) for seed, name in zip(seeds, ("p1", "p2"), strict=True)]

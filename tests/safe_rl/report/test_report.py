@@ -63,6 +63,20 @@ def test_a_browser_shows_the_page_without_a_network(browser, page: Path, width: 
 
 
 @pytest.mark.parametrize("width", [1280, 390])
+def test_long_names_stay_within_their_cards(browser, make_run, tmp_path: Path, width: int) -> None:
+    for number, name in enumerate(("x" * 90, "another long name " * 5)):
+        folder = make_run(tmp_path / f"runs/{number}", outcomes="svts", note=name, eps=0.1 * number)
+        (folder / "versions.json").write_text(f'{{"command": "safe-rl train {name}"}}')
+    config = ReportConfig((tmp_path / "runs",), tmp_path / "r.html", title="Title" * 30, episodes=0)
+    browser.open(write_report(config).as_uri(), width=width)
+    assert browser.evaluate("document.body.innerText").count("x" * 90) >= 2
+    sticking_out = """[...document.querySelectorAll('h1, h3, h4, .lead, .facts, .key, .card dd')].filter(
+        element => element.scrollWidth > element.clientWidth + 1).map(element => element.innerText)"""
+    assert browser.evaluate(sticking_out) == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1280, 390])
 def test_axis_labels_are_legible(browser, page: Path, width: int) -> None:
     browser.open(page.as_uri(), width=width)
     pixels = browser.evaluate("""
@@ -81,7 +95,7 @@ def test_the_page_says_what_happened(page: Path) -> None:
     assert "Recovery RL succeeded in 20 of 21 training episodes, with no violations" in html
     assert "Unconstrained succeeded in 0 of 21 training episodes, with 19 violations" in html
     assert "20 <small>± 0.0</small>" in html
-    assert "0.05 <small>± 0.00</small>" in html  # (0 + 1) / (19 + 1)
+    assert "0.0500 <small>± 0.0000</small>" in html  # (0 + 1) / (19 + 1)
     assert html.count("crashing pays here") == 1
     assert "the seeds have between 21 and 23 episodes" in html
     assert "sac1: 21 of 30 planned episodes are done" in html
@@ -194,3 +208,23 @@ def test_mistakes_are_one_line(make_run, tmp_path, monkeypatch, capsys, argument
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("episodes.csv", "4,ten,0,0,0,0,0,0", "episodes.csv, line 4 is damaged"),
+        ("metrics.jsonl", '{"step": ', "metrics.jsonl, line 4 is damaged"),
+    ],
+)
+def test_a_damaged_file_is_one_line_and_keeps_the_former_page(make_run, tmp_path, capsys, file, line, message) -> None:
+    run = make_run(tmp_path / "run", outcomes="sv")
+    output = tmp_path / "r.html"
+    output.write_text("former")
+    with (run / file).open("a") as stream:
+        stream.write(line + "\n")
+    assert main(["report", str(run), "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert output.read_text() == "former"
