@@ -16,6 +16,8 @@ from typing import Any
 from safe_rl.errors import UserError
 
 MANIFEST = "manifest.json"
+MAX_JSON_BYTES = 16 * 2**20
+"""No description that we write comes near; what is larger is not read into memory."""
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>staging|former)-(?P<process>\d+)")
 
 
@@ -134,21 +136,42 @@ def verify_manifest(folder: Path) -> None:
     Raises:
         UserError: A file is missing or not as it was written, or the manifest itself is.
     """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder} has no {MANIFEST}: it is incomplete, restore it or write it again")
+    manifest = read_json(folder / MANIFEST)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
         intact = manifest["sha256"] == _digest(manifest["files"])
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} has no {MANIFEST}: it is incomplete, restore it or write it again") from error
-    except (ValueError, KeyError, TypeError) as error:
+        files = {str(name): str(expected) for name, expected in manifest["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST} is damaged: restore it or write {folder} again") from error
     if not intact:
         raise UserError(f"{folder / MANIFEST} is damaged: restore it or write {folder} again")
-    for name, expected in manifest["files"].items():
+    root = folder.resolve()
+    for name, expected in files.items():
         path = folder / name
+        if not path.resolve().is_relative_to(root):
+            raise UserError(f"{path} lies outside of {folder}: refused; copy the file itself there, not a link")
         if not path.is_file():
             raise UserError(f"{path} is missing: restore it or write {folder} again")
         if sha256(path) != expected:
             raise UserError(f"{path} is damaged (its SHA-256 differs): restore it or write {folder} again")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a small JSON file that somebody else may have written.
+
+    Raises:
+        UserError: It is missing, too large, nested too deeply, or no JSON.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise UserError(f"{path} has {size} bytes, more than the {MAX_JSON_BYTES} that are read: it is damaged")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: restore it or write {path.parent} again") from error
 
 
 def _digest(files: dict[str, Any]) -> str:

@@ -1,0 +1,86 @@
+"""The observation space as the shield knows it: without Gymnasium, and checking what it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from safe_rl.errors import UserError
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class ObservationError(ValueError):
+    """An observation that cannot be decided on; the message is one of ``safe_rl.shield.decision.Reason``'s values."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """One array of an observation."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def write(self, value: Any, out: FloatArray) -> None:
+        """Checks ``value`` and writes it flat into ``out``.
+
+        Raises:
+            ObservationError: Wrong shape or dtype.
+        """
+        array = np.asarray(value)
+        if array.shape != self.shape:
+            raise ObservationError("observation_wrong_shape")
+        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
+            raise ObservationError("observation_wrong_dtype")
+        out[:] = array.reshape(-1)
+
+
+class ObservationLayout:
+    """How an observation becomes one flat float32 row: Dict entries in alphabetical order, as in training."""
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        """Reads ``safe_rl.envs.spaces.space_to_json``'s description.
+
+        Raises:
+            UserError: It describes something else than a Box or a Dict of such.
+        """
+        self._entries: list[tuple[tuple[str, ...], Box, slice]] = []
+        self.size = 0
+        self._add(description, ())
+
+    def _add(self, description: Any, path: tuple[str, ...]) -> None:
+        try:
+            if description["type"] == "Dict":
+                for key, entry in sorted(description["spaces"].items()):
+                    self._add(entry, (*path, key))
+                return
+            if description["type"] != "Box":
+                raise UserError(f"observation space of kind {description['type']!r}: it must be a Box or a Dict")
+            box = Box(tuple(int(n) for n in description["shape"]), np.dtype(description["dtype"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"damaged description of the observation space ({error!r})") from error
+        end = self.size + math.prod(box.shape)
+        self._entries.append((path, box, slice(self.size, end)))
+        self.size = end
+
+    def flatten(self, obs: Any, out: FloatArray) -> None:
+        """Writes an observation into ``out`` (size,).
+
+        Raises:
+            ObservationError: It is of another shape, dtype or structure, or holds NaN or infinity.
+        """
+        for path, box, place in self._entries:
+            value = obs
+            for key in path:
+                if not isinstance(value, Mapping) or key not in value:
+                    raise ObservationError("observation_entry_missing")
+                value = value[key]
+            box.write(value, out[place])
+        # One sum sees every NaN and infinity; that of large finite numbers may overflow, so look again before refusing.
+        if not math.isfinite(out.sum()) and not np.isfinite(out).all():
+            raise ObservationError("observation_not_finite")
