@@ -88,8 +88,11 @@ class QSamplingRecovery(nn.Module):
         """See ``RecoveryPolicy``; without exploring all rows have the same candidates, and ``generator`` rests."""
         if explore:
             return self._least_risky(obs, self._candidates(len(obs), self.config.num_samples, generator))
-        fixed = self._candidates(1, self.config.num_samples, torch.Generator(obs.device).manual_seed(0))
-        return self._least_risky(obs, fixed.expand(len(obs), -1, -1))
+        return self._least_risky(obs, self.fixed_candidates(obs.device).expand(len(obs), -1, -1))
+
+    def fixed_candidates(self, device: torch.device | str) -> torch.Tensor:
+        """The actions (num_samples, act_dim) among which ``act`` chooses where it does not explore."""
+        return self._candidates(1, self.config.num_samples, torch.Generator(device).manual_seed(0))[0]
 
     def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """See ``RecoveryPolicy``; fewer candidates, since a batch asks for hundreds of states."""

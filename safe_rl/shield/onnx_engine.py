@@ -1,0 +1,100 @@
+"""Decides with ONNX Runtime, from the graphs of a bundle; a robot needs neither PyTorch nor Gymnasium for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from safe_rl.errors import UserError
+from safe_rl.shield.bundle import DECIDE_GRAPH, FILTER_GRAPH, WEIGHTS, PolicyBundle
+from safe_rl.shield.engine import Evaluation, FloatArray
+from safe_rl.shield.observation import ObservationLayout
+from safe_rl.shield.spec import BundleSpec
+
+FINGERPRINT = "safe_rl_fingerprint"
+"""The entry of a graph's metadata that says for which bundle it was made."""
+INPUTS = {DECIDE_GRAPH: ("obs", "eps_risk"), FILTER_GRAPH: ("obs", "proposed_action", "eps_risk")}
+"""Names of the graphs' inputs; their outputs are named as the fields of ``Evaluation``."""
+
+_CURE = "export the run again with --onnx"
+# How a protocol buffer writes the key that leads out of the file.
+_EXTERNAL_DATA = b"\x0a\x08location"
+
+
+class OnnxEngine:
+    """See ``safe_rl.shield.engine.Engine``.
+
+    Args:
+        bundle: The bundle to decide with.
+
+    Raises:
+        UserError: A graph is missing, damaged, or not one of this bundle.
+    """
+
+    name = "onnx"
+
+    def __init__(self, bundle: PolicyBundle) -> None:
+        expected = fingerprint(bundle.spec, bundle.read_bytes(WEIGHTS))
+        self._decide = _open(bundle, DECIDE_GRAPH, expected)
+        self._filter = _open(bundle, FILTER_GRAPH, expected)
+
+    def decide(self, obs: FloatArray, eps_risk: float) -> Evaluation:
+        """See ``Engine``."""
+        return Evaluation(*self._decide.run(None, {"obs": obs, "eps_risk": np.array(eps_risk, np.float32)}))
+
+    def filter(self, obs: FloatArray, proposal: FloatArray, eps_risk: float) -> Evaluation:
+        """See ``Engine``."""
+        inputs = {"obs": obs, "proposed_action": proposal, "eps_risk": np.array(eps_risk, np.float32)}
+        return Evaluation(*self._filter.run(None, inputs))
+
+
+def fingerprint(spec: BundleSpec, weights: bytes) -> str:
+    """What a graph was made from, in hexadecimal: the content of the weights' file and all that stands in the graph."""
+    digest = hashlib.sha256(weights)
+    fixed = [spec.observation_space, spec.action_space, spec.recovery, spec.switch.recovery_must_help]
+    digest.update(json.dumps(fixed, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _open(bundle: PolicyBundle, name: str, expected_fingerprint: str) -> ort.InferenceSession:
+    path, content = bundle.path / name, bundle.read_bytes(name)
+    if _EXTERNAL_DATA in content:
+        raise UserError(f"{path} refers to other files: refused; {_CURE}")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # errors are raised
+    try:
+        # From bytes: ONNX Runtime has no folder to look for other files in.
+        session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no other base in common
+        raise UserError(f"{path} cannot be loaded ({' '.join(str(error).split())[:200]}): {_CURE}") from error
+    _check(session, bundle.spec, name, str(path))
+    if session.get_modelmeta().custom_metadata_map.get(FINGERPRINT) != expected_fingerprint:
+        raise UserError(f"{path} was not made from this bundle's {WEIGHTS} and description: {_CURE}")
+    return session
+
+
+def _check(session: ort.InferenceSession, spec: BundleSpec, name: str, path: str) -> None:
+    """Compares names, types and shapes with those that the description leads to; None stands for any length."""
+    obs_dim, act_dim = ObservationLayout(spec.observation_space).size, len(spec.limits.low)
+    inputs: dict[str, Any] = {"obs": [None, obs_dim], "proposed_action": [None, act_dim], "eps_risk": []}
+    outputs: dict[str, Any] = {"proposal": [None, act_dim], "recovery_action": [None, act_dim], "risk": [None]}
+    outputs |= {"hands_over": [None], "features": [None, None]}
+    for kind, found, expected in (
+        ("inputs", session.get_inputs(), {key: inputs[key] for key in INPUTS[name]}),
+        ("outputs", session.get_outputs(), outputs),
+    ):
+        if [node.name for node in found] != list(expected):
+            have = ", ".join(node.name for node in found)
+            raise UserError(f"{path} has the {kind} {have}, not {', '.join(expected)}: {_CURE}")
+        for node in found:
+            wanted, shape = expected[node.name], node.shape
+            fits = len(shape) == len(wanted) and all(n in (m, None) for m, n in zip(shape, wanted, strict=True))
+            if not fits or node.type != ("tensor(bool)" if node.name == "hands_over" else "tensor(float)"):
+                raise UserError(f"{path}: {node.name} is a {node.type} of shape {shape}, not {wanted}: {_CURE}")
