@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from safe_rl.envs.factory import CostEnv
 from safe_rl.rollout import EpisodeRecord, Rollout
-
-if TYPE_CHECKING:
-    from safe_rl.runner import Agent
+from safe_rl.switch import Decision
 
 EVALUATION_SEED_OFFSET = 1_000_003
 """Keeps the seeds of evaluation episodes apart from those of training."""
+
+
+class Actor(Protocol):
+    """What can be evaluated: an agent, or a shield in its place."""
+
+    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+        """Decides for ``N`` flat observations."""
+        ...
 
 
 @dataclass
@@ -36,7 +43,7 @@ class Evaluation:
 
 
 def evaluate(
-    agent: Agent,
+    agent: Actor,
     env: CostEnv,
     episodes: int,
     *,

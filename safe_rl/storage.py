@@ -130,8 +130,11 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"files": files, "sha256": _digest(files)}, indent=1))
 
 
-def verify_manifest(folder: Path) -> None:
+def verify_manifest(folder: Path) -> list[str]:
     """Checks every file of the manifest.
+
+    Returns:
+        Their names.
 
     Raises:
         UserError: A file is missing or not as it was written, or the manifest itself is.
@@ -155,6 +158,7 @@ def verify_manifest(folder: Path) -> None:
             raise UserError(f"{path} is missing: restore it or write {folder} again")
         if sha256(path) != expected:
             raise UserError(f"{path} is damaged (its SHA-256 differs): restore it or write {folder} again")
+    return list(files)
 
 
 def read_json(path: Path) -> Any:

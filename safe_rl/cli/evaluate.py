@@ -1,20 +1,28 @@
-"""`safe-rl evaluate RUN`."""
+"""`safe-rl evaluate RUN` and `safe-rl evaluate BUNDLE`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from rich.table import Table
 
 from safe_rl.cli.console import progress_bar, show
+from safe_rl.data.dataset import require_compatible
+from safe_rl.envs.factory import CostEnv, make_env
+from safe_rl.envs.spaces import space_from_json
 from safe_rl.errors import UserError
-from safe_rl.evaluation import evaluate
+from safe_rl.evaluation import Actor, Evaluation, evaluate
 from safe_rl.rollout import EpisodeRecord
 from safe_rl.runs import load_run
+from safe_rl.shield.agent import ShieldAgent
+from safe_rl.shield.bundle import SPEC
+from safe_rl.shield.shield import Shield
 
 
 @dataclass
@@ -22,15 +30,21 @@ class EvaluateConfig:
     """Run a trained policy without exploration or learning, and count successes and violations."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder, or a policy bundle."""
+    env: str | None = None
+    """Environment to evaluate in (default: the one it was trained in)."""
+    cost_key: str | None = None
+    """Entry of info that is the constraint (default: the training's)."""
     episodes: int = 50
     """Episodes to run; their starts are none of the training's."""
     seed: int = 0
     """Seed of the episodes."""
     output: Path | None = None
-    """JSON file to write (default: evaluation.json in the run folder)."""
+    """JSON file to write (default: evaluation.json in the run folder; none for a bundle)."""
     device: str = "cpu"
-    """cpu, cuda or auto."""
+    """cpu, cuda or auto; a bundle decides on the CPU."""
+    engine: Literal["auto", "onnx", "torch"] = "auto"
+    """What evaluates a bundle: ONNX Runtime or PyTorch."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
@@ -40,34 +54,90 @@ class EvaluateConfig:
             raise UserError(f"--seed is {self.seed}: it must be at least 0")
 
 
+@dataclass
+class _Subject:
+    """What is evaluated, and where."""
+
+    actor: Actor
+    env: CostEnv
+    output: Path | None
+    on_episode: Callable[[], None] = lambda: None
+    """Called between two episodes."""
+
+
 def run_evaluate(config: EvaluateConfig) -> None:
-    """Evaluates a run, prints a table and writes the episodes as JSON."""
-    run = load_run(config.run)
-    agent = run.make_agent(config.device)
-    env = run.make_env()
+    """Evaluates a run or a bundle, prints a table and writes the episodes as JSON."""
+    subject = _open_bundle(config) if (config.run / SPEC).exists() else _open_run(config)
     finished: list[EpisodeRecord] = []
     with progress_bar("evaluating", "episodes") as progress:
 
         def on_episode(record: EpisodeRecord) -> None:
+            subject.on_episode()
             finished.append(record)
             progress(len(finished), config.episodes, "")
 
         try:
-            result = evaluate(agent, env, config.episodes, seed=config.seed, on_episode=on_episode)
+            result = evaluate(subject.actor, subject.env, config.episodes, seed=config.seed, on_episode=on_episode)
         finally:
-            env.close()
+            subject.env.close()
+    show(_table(result))
+    if isinstance(subject.actor, ShieldAgent):
+        show(_reasons(subject.actor))
+    if subject.output is not None:
+        _write(subject.output, config.seed, result)
+        show(f"episodes in {subject.output}")
+
+
+def _open_run(config: EvaluateConfig) -> _Subject:
+    run = load_run(config.run)
+    agent, own = run.make_agent(config.device), run.make_env()
+    own.close()
+    env = make_env(config.env or run.env_id, cost_key=config.cost_key or run.cost_key)
+    require_compatible(
+        f"run {config.run}",
+        (own.observation_space, own.action_space),
+        f"environment {env.name}",
+        (env.observation_space, env.action_space),
+    )
+    return _Subject(agent, env, config.output or config.run / "evaluation.json")
+
+
+def _open_bundle(config: EvaluateConfig) -> _Subject:
+    shield = Shield.load(config.run, engine=config.engine)
+    spec = shield.bundle.spec
+    env = make_env(config.env or spec.env, cost_key=config.cost_key or spec.provenance.get("cost_key", "cost"))
+    require_compatible(
+        f"bundle {config.run}",
+        (space_from_json(spec.observation_space), space_from_json(spec.action_space)),
+        f"environment {env.name}",
+        (env.observation_space, env.action_space),
+    )
+    return _Subject(ShieldAgent(shield), env, config.output, shield.reset)
+
+
+def _table(result: Evaluation) -> Table:
     summary = result.summary()
-    path = config.output or config.run / "evaluation.json"
-    episodes = [dataclasses.asdict(record) for record in result.episodes]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"seed": config.seed, "summary": summary, "episodes": episodes}, indent=1))
     table = Table("episodes", "successes", "violations", "return", "length", "recovery steps")
     table.add_row(
-        str(config.episodes),
+        str(len(result.episodes)),
         f"{sum(record.success for record in result.episodes)} ({summary['success_rate']:.0%})",
         f"{sum(record.violation for record in result.episodes)} ({summary['violation_rate']:.0%})",
         f"{summary['return_mean']:.4g}",
         f"{summary['length_mean']:.1f}",
         f"{summary['recovery_share']:.1%}",
     )
-    show(table, f"episodes in {path}")
+    return table
+
+
+def _reasons(agent: ShieldAgent) -> Table:
+    """How often the shield decided for which reason."""
+    table = Table("decisions", "share", "reason")
+    for reason, count in agent.reasons.most_common():
+        table.add_row(f"{count:,}", f"{count / agent.reasons.total():.1%}", reason.value or "task: nothing against it")
+    return table
+
+
+def _write(path: Path, seed: int, result: Evaluation) -> None:
+    episodes = [dataclasses.asdict(record) for record in result.episodes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"seed": seed, "summary": result.summary(), "episodes": episodes}, indent=1))

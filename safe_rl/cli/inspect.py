@@ -1,4 +1,4 @@
-"""`safe-rl inspect DATASET`."""
+"""`safe-rl inspect DATASET`, and of the file that a shield's black box wrote."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tyro
 from rich.table import Table
 from rich.text import Text
 
+from safe_rl.cli.black_box import show_black_box
 from safe_rl.cli.console import show
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.inspect import DatasetSummary, DimensionStatistics, inspect_dataset
@@ -20,7 +21,7 @@ class InspectConfig:
     """Print and plot what a dataset holds, and warn about what makes a bad risk critic."""
 
     dataset: tyro.conf.Positional[Path]
-    """Folder of the dataset, or the id of one of Minari's local datasets."""
+    """Folder of the dataset, the id of one of Minari's local datasets, or a file that a black box wrote."""
     plot: Path | None = None
     """Picture to write (default: inspect.png in the folder of the dataset)."""
     cost_key: str = "cost"
@@ -28,7 +29,10 @@ class InspectConfig:
 
 
 def run_inspect(config: InspectConfig) -> None:
-    """Inspects a dataset."""
+    """Inspects a dataset, or what a shield recorded before it stopped."""
+    if config.dataset.suffix == ".safetensors":
+        show_black_box(config.dataset)
+        return
     dataset = OfflineDataset.open(config.dataset, cost_key=config.cost_key)
     summary = inspect_dataset(dataset)
     show(_overview(dataset, summary))

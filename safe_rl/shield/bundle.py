@@ -44,6 +44,8 @@ class PolicyBundle:
 
     path: Path
     spec: BundleSpec
+    files: frozenset[str] = frozenset()
+    """Names of the files that the manifest vouches for; no other is read."""
 
     @classmethod
     def load(cls, path: Path | str) -> PolicyBundle:
@@ -57,17 +59,17 @@ class PolicyBundle:
             raise UserError(f"no bundle at {path}: make one with safe-rl export RUN --output {path}")
         if not (path / SPEC).exists() and not (path / MANIFEST).exists():
             raise UserError(f"{path} is not a bundle: it has no {SPEC}; make one with safe-rl export RUN --output ...")
-        verify_manifest(path)
+        files = frozenset(verify_manifest(path))
         try:
             spec = BundleSpec.from_json(read_json(path / SPEC))
         except SpecError as error:
             raise UserError(f"{path / SPEC} cannot be used: {error}") from error
-        return cls(path, spec)
+        return cls(path, spec, files)
 
     @property
     def has_graphs(self) -> bool:
         """Whether ONNX graphs were exported."""
-        return (self.path / DECIDE_GRAPH).is_file() and (self.path / FILTER_GRAPH).is_file()
+        return {DECIDE_GRAPH, FILTER_GRAPH} <= self.files
 
     def read_bytes(self, name: str) -> bytes:
         """The content of one of the bundle's files.
@@ -75,6 +77,8 @@ class PolicyBundle:
         Raises:
             UserError: It is not there.
         """
+        if name not in self.files:
+            raise UserError(f"bundle {self.path} has no {name}: export the run again")
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -120,9 +124,8 @@ def update_bundle(bundle: PolicyBundle, spec: BundleSpec, files: Mapping[str, by
         UserError: The folder cannot be written; the former bundle is kept.
     """
     with staged_folder(bundle.path) as staging:
-        for source in sorted(bundle.path.iterdir()):
-            if source.name != MANIFEST and source.name not in files:
-                shutil.copy2(source, staging / source.name)
+        for name in bundle.files - files.keys():
+            shutil.copy2(bundle.path / name, staging / name)
         _write(staging, spec, files)
     return PolicyBundle.load(bundle.path)
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from safe_rl.errors import UserError
 
 FloatArray = npt.NDArray[np.float32]
+FLOAT32 = np.dtype(np.float32)
 
 
 class ObservationError(ValueError):
@@ -35,9 +36,13 @@ class Box:
         array = np.asarray(value)
         if array.shape != self.shape:
             raise ObservationError("observation_wrong_shape")
+        if array.dtype is FLOAT32:
+            out[:] = array.reshape(-1)
+            return
         if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
             raise ObservationError("observation_wrong_dtype")
-        out[:] = array.reshape(-1)
+        with np.errstate(over="ignore"):  # what overflows float32 is found as infinity
+            out[:] = array.reshape(-1)
 
 
 class ObservationLayout:
@@ -84,3 +89,16 @@ class ObservationLayout:
         # One sum sees every NaN and infinity; that of large finite numbers may overflow, so look again before refusing.
         if not math.isfinite(out.sum()) and not np.isfinite(out).all():
             raise ObservationError("observation_not_finite")
+
+    def unflatten(self, row: FloatArray) -> Any:
+        """Makes the observation again that ``flatten`` wrote into ``row`` (size,)."""
+        obs: dict[str, Any] = {}
+        for path, box, place in self._entries:
+            value = row[place].reshape(box.shape).astype(box.dtype)
+            if not path:
+                return value
+            entry = obs
+            for key in path[:-1]:
+                entry = entry.setdefault(key, {})
+            entry[path[-1]] = value
+        return obs

@@ -17,6 +17,8 @@ FORMAT_VERSION = 1
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Format version -> what turns its content into the next version's; older bundles pass through all that follow."""
 
+LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+
 Section = TypeVar("Section")
 
 
@@ -30,7 +32,8 @@ def _require(condition: bool, name: str, value: object, need: str) -> None:
 
 
 def _finite(values: typing.Iterable[float]) -> bool:
-    return all(math.isfinite(value) for value in values)
+    """Whether all are finite in float32, which actions are in."""
+    return all(abs(value) <= LARGEST_FLOAT32 for value in values)
 
 
 @dataclass(frozen=True)

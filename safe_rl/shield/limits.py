@@ -1,0 +1,81 @@
+"""Action limits, rate limits and the stop command: the last thing between a decision and the robot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from safe_rl.shield.observation import Box, ObservationError
+from safe_rl.shield.spec import LimitSpec, StopSpec
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Limiter:
+    """Keeps actions within their limits and near the one before.
+
+    The limits hold in float32: they are rounded towards the inside.
+    """
+
+    def __init__(self, limits: LimitSpec, stop: StopSpec) -> None:
+        """Takes the bundle's limits and what STOP means."""
+        self.act_dim = len(limits.low)
+        self._low = _round_inward(limits.low, np.inf)
+        # Where no float32 lies between the two limits there is but one choice.
+        self._high = np.maximum(_round_inward(limits.high, -np.inf), self._low)
+        self._box = Box((self.act_dim,), np.dtype(np.float32))
+        self._step: FloatArray | None = None
+        if limits.max_rate is not None and limits.control_period_sec is not None:
+            self._step = np.array(limits.max_rate, dtype=np.float32) * np.float32(limits.control_period_sec)
+        self._holds = stop.kind == "hold"
+        self._rest = self._clip(np.array(stop.action or np.zeros(self.act_dim), dtype=np.float32))
+        self._last: FloatArray | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the last action.
+
+        A robot whose STOP is a fixed command starts from that one; one that holds may start anywhere.
+        """
+        self._last = None if self._holds else self._rest
+
+    def read(self, proposal: Any, out: FloatArray) -> None:
+        """Checks another stack's command and writes it, clipped to the limits, into ``out`` (act_dim,).
+
+        Raises:
+            ObservationError: Wrong shape or dtype, NaN or infinity.
+        """
+        try:
+            self._box.write(proposal, out)
+        except ObservationError as error:
+            raise ObservationError(str(error).replace("observation", "proposal")) from error
+        if not np.isfinite(out).all():
+            raise ObservationError("proposal_not_finite")
+        np.minimum(np.maximum(out, self._low, out=out), self._high, out=out)
+
+    def limit(self, action: FloatArray) -> FloatArray:
+        """Returns a finite ``action`` (act_dim,) within the limits, and at most a step's rate from the last one."""
+        if self._step is not None and self._last is not None:
+            action = np.minimum(np.maximum(action, self._last - self._step), self._last + self._step)
+        self._last = self._clip(action)
+        return self._last.copy()
+
+    def stop(self) -> FloatArray:
+        """The stop command (act_dim,), at once: within the action limits, whatever the rate limits say."""
+        if not self._holds or self._last is None:
+            self._last = self._rest
+        return self._last.copy()
+
+    def _clip(self, action: FloatArray) -> FloatArray:
+        clipped: FloatArray = np.minimum(np.maximum(action, self._low), self._high)
+        return clipped
+
+
+def _round_inward(limits: tuple[float, ...], towards: float) -> FloatArray:
+    """To float32, and one step on where rounding left the limits."""
+    exact = np.array(limits, dtype=np.float64)
+    rounded = exact.astype(np.float32)
+    outside = rounded < exact if towards > 0 else rounded > exact
+    return np.where(outside, np.nextafter(rounded, np.float32(towards)), rounded)
