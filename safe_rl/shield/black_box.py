@@ -137,7 +137,7 @@ class BlackBox:
             return
         self._last_dump_sec = now
         order = np.arange(max(0, self._count - self._capacity), self._count) % self._capacity
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "numbers": self._numbers[order],
             "obs": self._obs[order],
             "task_action": self._task_action[order],
