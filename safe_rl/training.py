@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -19,7 +20,7 @@ from safe_rl.methods import make_agent
 from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety, read_pretrained
 from safe_rl.rollout import EpisodeRecord
 from safe_rl.runner import EpisodeCallback, Progress, Runner
-from safe_rl.runs import misfit_named, prepare_run_folder
+from safe_rl.runs import misfit_named, prepare_run_folder, read_config
 
 
 def train(
@@ -57,7 +58,9 @@ def train(
         )
         dataset = _required_dataset(method, agent, run, envs[0])
         if run.pretrained is not None and isinstance(agent, RiskAwareAgent) and not run.resume:
-            read_pretrained(agent, run.pretrained)  # what is wrong with it is said before anything is written
+            # What is wrong with it is said before anything is written.
+            read_pretrained(agent, run.pretrained)
+            _require_own_environment(run.pretrained, run.env)
         config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
         prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
         if dataset is not None and isinstance(agent, RiskAwareAgent):
@@ -92,6 +95,13 @@ def _pretrain(agent: RiskAwareAgent, run: RunConfig, progress: Progress | None) 
     for done, _ in enumerate(agent.pretrain_task(total), start=1):
         if progress is not None:
             progress(done, total, "task policy")
+
+
+def _require_own_environment(pretrained: Path, env: str) -> None:
+    """Raises ``UserError`` where a pretraining is of another environment: equal shapes need not mean the same."""
+    trained_in = read_config(pretrained)["env"]
+    if trained_in != env:
+        raise UserError(f"{pretrained} was pretrained in {trained_in}, not {env}: pretrain again with --env {env}")
 
 
 def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv) -> OfflineDataset | None:

@@ -113,6 +113,10 @@ def _given(wanted: Any, made: Any) -> Any:
     return made if wanted is None else wanted
 
 
+class OtherCorridor(Corridor):
+    """Has the corridor's spaces, and is another environment."""
+
+
 class Wide(Corridor):
     """A corridor of other shapes than the dataset's."""
 

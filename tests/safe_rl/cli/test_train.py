@@ -273,6 +273,20 @@ def test_a_damaged_pretraining_is_not_used(fails, tmp_path, corridor_data):
     assert str(victim) in fails(*command)
 
 
+def test_a_pretraining_of_another_environment_is_not_used(fails, tmp_path, corridor_data):
+    assert main(arguments("pretrain", tmp_path / "pre", data=corridor_data, env="toys:Corridor")) == 0
+    command = arguments(
+        "train recovery-rl",
+        tmp_path / "run",
+        "--pretrained",
+        tmp_path / "pre",
+        data=corridor_data,
+        env="toys:OtherCorridor",
+    )
+    assert "was pretrained in toys:Corridor, not toys:OtherCorridor" in fails(*command)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("fault", "words"), [(RuntimeError("out of\npetrol"), "out of petrol"), (float("nan"), "not finite")]
 )
