@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from safe_rl.shield.observation import Box, ObservationError
+from safe_rl.shield.observation import Box, ObservationError, is_finite
 from safe_rl.shield.spec import LimitSpec, StopSpec
 
 FloatArray = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ class Limiter:
             self._box.write(proposal, out)
         except ObservationError as error:
             raise ObservationError(str(error).replace("observation", "proposal")) from error
-        if not np.isfinite(out).all():
+        if not is_finite(out):
             raise ObservationError("proposal_not_finite")
         np.minimum(np.maximum(out, self._low, out=out), self._high, out=out)
 

@@ -20,6 +20,11 @@ class ObservationError(ValueError):
     """An observation that cannot be decided on; the message is one of ``safe_rl.shield.decision.Reason``'s values."""
 
 
+def is_finite(row: FloatArray) -> bool:
+    """Whether all of a row's numbers are. (The method ``all`` takes twice the time, a sum may overflow.)"""
+    return bool(np.logical_and.reduce(np.isfinite(row)))
+
+
 @dataclass(frozen=True)
 class Box:
     """One array of an observation."""
@@ -86,8 +91,7 @@ class ObservationLayout:
                     raise ObservationError("observation_entry_missing")
                 value = value[key]
             box.write(value, out[place])
-        # One sum sees every NaN and infinity; that of large finite numbers may overflow, so look again before refusing.
-        if not math.isfinite(out.sum()) and not np.isfinite(out).all():
+        if not is_finite(out):
             raise ObservationError("observation_not_finite")
 
     def unflatten(self, row: FloatArray) -> Any:

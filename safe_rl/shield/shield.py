@@ -20,7 +20,7 @@ from safe_rl.shield.distribution import FeatureDistribution
 from safe_rl.shield.engine import Engine, Evaluation
 from safe_rl.shield.engines import EngineName, load_engine
 from safe_rl.shield.limits import Limiter
-from safe_rl.shield.observation import ObservationError, ObservationLayout
+from safe_rl.shield.observation import ObservationError, ObservationLayout, is_finite
 from safe_rl.switch import Mode
 
 FloatArray = npt.NDArray[np.float32]
@@ -83,9 +83,11 @@ class Shield:
         self._unknown = np.full(self._limiter.act_dim, np.nan, dtype=np.float32)
         self._recovering_since: float | None = None
         self._mode = Mode.TASK
-        # The first call of an engine allocates: better here than in the loop.
-        self._engine_output(None)
-        self._engine_output(self._proposal)
+        # The first call of an engine allocates, and what does not fit together shows: better here than in the loop.
+        for proposal in (None, self._proposal):
+            features = self._engine_output(proposal).features
+            if self._distribution is not None:
+                self._distribution.score(features)
 
     @classmethod
     def load(cls, path: Path | str, *, engine: EngineName = "auto", black_box: Path | str | None = None) -> Shield:
@@ -152,7 +154,7 @@ class Shield:
             task_action, risk = output.proposal[0], float(output.risk[0])
             if self._distribution is not None:
                 score = float(self._distribution.score(output.features)[0])
-            if not math.isfinite(risk) or not _is_finite(task_action) or not _is_finite(output.recovery_action[0]):
+            if not math.isfinite(risk) or not is_finite(task_action) or not is_finite(output.recovery_action[0]):
                 raise _Stop(Reason.OUTPUT_NOT_FINITE)
             if self._distribution is not None and not score <= self._largest_score:
                 raise _Stop(Reason.OUT_OF_DISTRIBUTION)
@@ -216,8 +218,3 @@ class Shield:
             return Reason.MINIMUM_RECOVERY_TIME
         self._recovering_since = None
         return Reason.NONE
-
-
-def _is_finite(row: FloatArray) -> bool:
-    """Whether all of a row's numbers are; its square sees every NaN and infinity, and rarely overflows."""
-    return math.isfinite(row.dot(row)) or bool(np.isfinite(row).all())
