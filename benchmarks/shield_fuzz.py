@@ -38,7 +38,7 @@ class Touchy:
 
 
 DTYPES = ["f2", "f8", "i1", "u8", "c8", "U3", "S2", "O", "?", "M8[s]"]
-THINGS = np.array([None, True, 3, 2**80, "x", b"x", (), {}, {"a": 1}, Touchy(), print], dtype=object)
+THINGS: list[Any] = [None, True, 3, 2**80, "x", b"x", (), {}, {"a": 1}, Touchy(), print]
 
 Make = Callable[[np.random.Generator, int], Any]
 HOSTILE: tuple[Make, ...] = (
@@ -50,8 +50,8 @@ HOSTILE: tuple[Make, ...] = (
     lambda rng, n: rng.standard_normal(tuple(rng.integers(0, 4, rng.integers(0, 4)))).astype(np.float32),
     lambda rng, n: rng.standard_normal(n).astype(rng.choice(DTYPES)),
     lambda rng, n: rng.standard_normal(n).tolist(),
-    lambda rng, n: rng.choice(THINGS),
-    lambda rng, n: list(rng.choice(THINGS, n)),
+    lambda rng, n: THINGS[rng.integers(len(THINGS))],
+    lambda rng, n: [THINGS[k] for k in rng.integers(0, len(THINGS), n)],
     lambda rng, n: {"a": rng.standard_normal(n)},
     lambda rng, n: np.asfortranarray(rng.standard_normal((n, 3)))[:, 1],
 )  # fmt: skip
