@@ -107,13 +107,14 @@ class DecisionGraph(nn.Module):
         return torch.minimum(torch.maximum(self.center + self.half_range * unit_action, self.low), self.high)
 
     def _judge(self, state: Tensor, unit_proposal: Tensor, proposal: Tensor, eps_risk: Any) -> Outputs:
-        logit, features = self._risk(state, unit_proposal)
         unit_recovery, recovery_logit = self._recover(state)
-        risk, recovery_risk = logit.sigmoid(), None
-        if self.recovery_must_help:
-            if recovery_logit is None:
-                recovery_logit, _ = self._risk(state, unit_recovery)
-            recovery_risk = recovery_logit.sigmoid()
+        if self.recovery_must_help and recovery_logit is None:
+            # Both in one pass: the weights are what takes the time to read.
+            logits, hidden = self._risk(state.repeat(2, 1), torch.cat([unit_proposal, unit_recovery]))
+            (logit, recovery_logit), features = logits.view(2, -1), hidden[: state.shape[0]]
+        else:
+            logit, features = self._risk(state, unit_proposal)
+        risk, recovery_risk = logit.sigmoid(), None if recovery_logit is None else recovery_logit.sigmoid()
         hands_over = RecoverySwitch(eps_risk, self.recovery_must_help).hands_over(risk, recovery_risk)
         return proposal, self._to_env(unit_recovery), risk, hands_over, features
 
