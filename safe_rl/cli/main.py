@@ -36,6 +36,9 @@ COMMANDS = {
     "train": Command("Train a method: safe-rl train METHOD --env ...", "safe_rl.cli.train", "main"),
     "evaluate": Command("Count what a policy achieves.", "safe_rl.cli.evaluate", "run_evaluate", "EvaluateConfig"),
     "bench": Command("Measure how long a bundle takes to decide.", "safe_rl.cli.bench", "run_bench", "BenchConfig"),
+    "calibrate": Command(
+        "Choose a bundle's threshold by held-out data.", "safe_rl.cli.calibrate", "run_calibrate", "CalibrateConfig"
+    ),
     "export": Command("Write a policy bundle for a robot.", "safe_rl.cli.export", "run_export", "ExportConfig"),
     "report": Command("Show runs: plots, risk map, video.", "safe_rl.cli.report", "run_report", "ReportConfig"),
 }
