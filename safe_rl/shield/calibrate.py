@@ -17,7 +17,7 @@ from safe_rl import __version__
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.errors import UserError
 from safe_rl.shield.bundle import DISTRIBUTION, PolicyBundle, arrays_to_bytes, update_bundle
-from safe_rl.shield.calibration import Promise, Threshold, choose_threshold, missed_share, upper_bound
+from safe_rl.shield.calibration import Promise, Threshold, choose_threshold, missed_share, require_enough, upper_bound
 from safe_rl.shield.distribution import FeatureDistribution, flagging_threshold
 from safe_rl.shield.engine import Engine, FloatArray
 from safe_rl.shield.engines import load_engine
@@ -152,8 +152,9 @@ def _calibrate(
             "cannot be counted: its episodes are too short or all violate; collect longer ones, or give a smaller "
             "--horizon"
         )
-    evaluated = _evaluate(engine, spec, transitions, outcomes, config.seed, progress)
     events = outcomes.one_event_an_episode(config.seed)
+    require_enough(len(events), config.promise)
+    evaluated = _evaluate(engine, spec, transitions, outcomes, config.seed, progress)
     scores = np.maximum(
         outcomes.scores(evaluated.effective_risk, events, horizon) - np.float32(RISK_TOLERANCE), np.float32(0)
     )

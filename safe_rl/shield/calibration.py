@@ -85,6 +85,17 @@ class Threshold:
     """The most that it was allowed to miss; ties can keep it below."""
 
 
+def require_enough(num_events: int, promise: Promise) -> None:
+    """Raises ``CalibrationError`` where so few events cannot support the promise, whatever their scores."""
+    if promise.allowed_misses(num_events) < 0:
+        rate = promise.supported_miss_rate(num_events, 0)
+        raise CalibrationError(
+            f"{_number(num_events, 'violation')} cannot support {_wanted(promise)}: "
+            f"at least {promise.events_needed():,} episodes with a violation are needed; "
+            f"these support a miss rate of {_round_up(rate)} at best"
+        )
+
+
 def choose_threshold(scores: FloatArray, promise: Promise) -> Threshold:
     """Chooses the largest ``eps_risk`` in [0, 1) that keeps the promise.
 
@@ -97,14 +108,8 @@ def choose_threshold(scores: FloatArray, promise: Promise) -> Threshold:
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float32))
     num_events = len(ordered)
+    require_enough(num_events, promise)
     allowed = promise.allowed_misses(num_events)
-    if allowed < 0:
-        rate = promise.supported_miss_rate(num_events, 0)
-        raise CalibrationError(
-            f"{_number(num_events, 'violation')} cannot support {_wanted(promise)}: "
-            f"at least {promise.events_needed():,} episodes with a violation are needed; "
-            f"these support a miss rate of {_round_up(rate)} at best"
-        )
     # Just below the first score that must not be missed; with all of them allowed, the largest threshold there is.
     first_caught = ordered[allowed] if allowed < num_events else np.float32(1)
     if first_caught <= 0:
