@@ -46,6 +46,8 @@ class Reason(str, Enum):
     """STOP: a network answered NaN or infinity."""
     ENGINE_FAILED = "engine_failed"
     """STOP: computing the decision raised."""
+    EXTERNAL = "external"
+    """STOP: whoever runs the shield asked for it, by ``Shield.stop``."""
     OVERRUN = "overrun"
     """STOP: the decision took longer than deadline_sec."""
 

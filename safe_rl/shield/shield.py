@@ -141,6 +141,15 @@ class Shield:
         """
         return self._decide(obs, proposed_action, proposes=True)
 
+    def stop(self) -> ShieldDecision:
+        """Stops without deciding, because of what the shield cannot see: a silent sensor, an emergency stop."""
+        started = self._clock()
+        self._obs.fill(np.nan)
+        decision = ShieldDecision(
+            self._limiter.stop(), self._unknown.copy(), math.nan, Mode.STOP, Reason.EXTERNAL, math.nan, 0.0
+        )
+        return self._finish(decision, started)
+
     def _decide(self, obs: Any, proposed_action: Any, *, proposes: bool) -> ShieldDecision:
         started = self._clock()
         risk = score = math.nan
@@ -170,18 +179,20 @@ class Shield:
             _log.exception("the shield stops: computing a decision raised")
             mode, reason, action = Mode.STOP, Reason.ENGINE_FAILED, self._limiter.stop()
         decision = ShieldDecision(action, task_action.copy(), risk, mode, reason, score, self._clock() - started)
-        if self.black_box is not None:
-            self._record(self.black_box, started, decision, stops=mode is Mode.STOP and self._mode is not Mode.STOP)
-        self._mode = mode
-        return decision
+        return self._finish(decision, started)
 
-    def _record(self, black_box: BlackBox, started: float, decision: ShieldDecision, *, stops: bool) -> None:
-        try:
-            black_box.record(started, self._obs[0], decision)
-            if stops:
-                black_box.dump()
-        except Exception:
-            _log.exception("the black box failed; the decision stands")
+    def _finish(self, decision: ShieldDecision, started: float) -> ShieldDecision:
+        """Records the decision; the first STOP after something else is written to disk."""
+        stops = decision.mode is Mode.STOP and self._mode is not Mode.STOP
+        self._mode = decision.mode
+        if self.black_box is not None:
+            try:
+                self.black_box.record(started, self._obs[0], decision)
+                if stops:
+                    self.black_box.dump()
+            except Exception:
+                _log.exception("the black box failed; the decision stands")
+        return decision
 
     def _read_observation(self, obs: Any) -> None:
         try:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from safe_rl.shield.black_box import BlackBox, read_black_box
 from safe_rl.shield.bundle import PolicyBundle
 from safe_rl.shield.decision import Reason
 from safe_rl.shield.engine import Evaluation
@@ -203,6 +204,21 @@ def test_a_stop_does_not_end_a_recovery_and_a_reset_does(make, engine):
     assert shield.decide(OBS).reason is Reason.HYSTERESIS
     shield.reset()
     assert shield.decide(OBS).reason is Reason.NONE
+
+
+def test_whoever_runs_it_can_stop_it(make, tmp_path):
+    shield = make(stop=StopSpec("hold"))
+    shield.black_box = BlackBox(tmp_path, 3, 2)
+    shield.decide(OBS)
+    decision = shield.stop()
+    assert (decision.mode, decision.reason) == (Mode.STOP, Reason.EXTERNAL)
+    np.testing.assert_array_equal(decision.action, TASK_ACTION)
+    shield.stop()
+    shield.close()
+    (dump,) = tmp_path.iterdir()  # of the first of the two alone
+    recording = read_black_box(dump)
+    assert recording.reason == ("", "external")
+    assert np.isnan(recording.obs[-1]).all()
 
 
 def test_an_overrun_stops(make, engine, clock):
