@@ -21,7 +21,7 @@ class ObservationError(ValueError):
 
 
 def is_finite(row: FloatArray) -> bool:
-    """Whether all of a row's numbers are. (The method ``all`` takes twice the time, a sum may overflow.)"""
+    """Whether all of a row's numbers are; the method ``all`` takes twice the time, a sum may overflow."""
     return bool(np.logical_and.reduce(np.isfinite(row)))
 
 
