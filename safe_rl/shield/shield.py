@@ -68,8 +68,9 @@ class Shield:
         self.black_box = black_box
         self._clock = clock
         spec = bundle.spec
-        self._switch = spec.switch
-        self._release_risk = spec.switch.eps_risk if spec.switch.release_risk is None else spec.switch.release_risk
+        self._eps_risk = self._release_risk = spec.switch.eps_risk
+        self.eps_risk = spec.switch.eps_risk
+        self._min_recovery_sec = spec.switch.min_recovery_sec
         self._deadline = math.inf if spec.deadline_sec is None else spec.deadline_sec
         self._layout = ObservationLayout(spec.observation_space)
         self._limiter = Limiter(spec.limits, spec.stop)
@@ -106,6 +107,26 @@ class Shield:
         if black_box is not None:
             shield.black_box = BlackBox(Path(black_box), shield._layout.size, shield._limiter.act_dim, source=str(path))
         return shield
+
+    @property
+    def eps_risk(self) -> float:
+        """Largest tolerated ``Q_risk`` of a proposal: the bundle's, unless it was set.
+
+        A calibration's promise holds for its own threshold and for smaller ones. A release_risk of the bundle's that
+        would lie above it comes down with it.
+
+        Raises:
+            ValueError: It is set to something outside of [0, 1).
+        """
+        return self._eps_risk
+
+    @eps_risk.setter
+    def eps_risk(self, value: float) -> None:
+        if not 0 <= value < 1:
+            raise ValueError(f"eps_risk is {value}: it must be at least 0 and less than 1")
+        release_risk = self.bundle.spec.switch.release_risk
+        self._eps_risk = value
+        self._release_risk = value if release_risk is None else min(release_risk, value)
 
     def __enter__(self) -> Shield:
         return self
@@ -213,7 +234,7 @@ class Shield:
             raise _Stop(reason) from error
 
     def _engine_output(self, proposal: FloatArray | None) -> Evaluation:
-        threshold = self._switch.eps_risk if self._recovering_since is None else self._release_risk
+        threshold = self._eps_risk if self._recovering_since is None else self._release_risk
         if proposal is None:
             return self.engine.decide(self._obs, threshold)
         return self.engine.filter(self._obs, proposal, threshold)
@@ -224,8 +245,8 @@ class Shield:
         if hands_over:
             if since is None:
                 self._recovering_since = now
-            return Reason.RISK if since is None or risk > self._switch.eps_risk else Reason.HYSTERESIS
-        if since is not None and now - since < self._switch.min_recovery_sec:
+            return Reason.RISK if since is None or risk > self._eps_risk else Reason.HYSTERESIS
+        if since is not None and now - since < self._min_recovery_sec:
             return Reason.MINIMUM_RECOVERY_TIME
         self._recovering_since = None
         return Reason.NONE

@@ -221,6 +221,23 @@ def test_whoever_runs_it_can_stop_it(make, tmp_path):
     assert np.isnan(recording.obs[-1]).all()
 
 
+def test_the_threshold_can_be_set_while_it_runs(make, engine):
+    shield = make(switch=SwitchSpec(eps_risk=0.3, release_risk=0.2))
+    engine.risk = 0.15
+    assert shield.decide(OBS).mode is Mode.TASK
+    shield.eps_risk = 0.1
+    assert shield.decide(OBS).reason is Reason.RISK
+    engine.risk = 0.1  # the release came down with it
+    assert shield.decide(OBS).mode is Mode.TASK
+    shield.eps_risk = 0.3
+    engine.risk = 0.25
+    assert shield.decide(OBS).mode is Mode.TASK
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="eps_risk is"):
+            shield.eps_risk = wrong
+    assert shield.eps_risk == 0.3
+
+
 def test_an_overrun_stops(make, engine, clock):
     shield = make(deadline_sec=0.01)
     engine.on_call = lambda: setattr(clock, "now", clock.now + 0.011)
