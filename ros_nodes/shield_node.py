@@ -1,0 +1,250 @@
+"""`shield_node`: a policy bundle in the control loop of a robot, as a lifecycle node.
+
+In *policy* mode the bundle's task policy drives; in *filter* mode another stack's commands come in by ``command_topic``
+and are passed, replaced or stopped. A timer on the steady clock decides at a fixed rate, whatever arrives or does not;
+the logic is in ``ros_nodes.control``.
+
+Publishes the mapping's action topic, ``~/state`` (latched, at a fixed rate and on change), ``/diagnostics`` and, with
+``marker_frame``, ``~/risk``. Offers ``~/trip`` and ``~/reset`` of an emergency stop.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from functools import partial
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from std_srvs.srv import Trigger
+from visualization_msgs.msg import Marker
+
+from ros_nodes.control import Arrival, Command, ControlLoop, Now, Source
+from ros_nodes.mapping import MappingSpec
+from ros_nodes.markers import risk_marker
+from ros_nodes.messages import command_message, command_source, message_class, stamp_sec, state_message
+from ros_nodes.parameters import ShieldParameters, declare, nested, read
+from ros_nodes.runtime import run
+from safe_rl.errors import UserError
+from safe_rl.shield import Mode, Shield
+
+SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST)
+"""Receives from reliable and from best-effort publishers."""
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class ShieldNode(LifecycleNode):
+    """See the module."""
+
+    def __init__(self, name: str = "shield", **kwargs: Any) -> None:
+        super().__init__(name, automatically_declare_parameters_from_overrides=True, **kwargs)
+        declare(self, ShieldParameters)
+        self._loop: ControlLoop | None = None
+        self._last: Command | None = None
+        self._turns = 0
+        self._fault = ""
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        if read(self, ShieldParameters).autostart:
+            self._autostart()
+
+    # --------------------------------------------------------------- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Opens the bundle, checks the mapping against it, makes subscriptions and publishers."""
+        try:
+            self._configure()
+        except UserError as error:
+            self._fault = str(error)
+            self.get_logger().error(self._fault)
+            return TransitionCallbackReturn.FAILURE
+        except Exception:  # rclpy would swallow it
+            self.get_logger().error(traceback.format_exc())
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begins to decide; messages from before do not count."""
+        if self._loop is None:
+            return TransitionCallbackReturn.FAILURE
+        self._loop.forget()
+        self._timer.reset()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Sends the stop command and falls silent."""
+        self._timer.cancel()
+        self._send_stop("deactivated")
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Gives everything back."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Sends the stop command, gives everything back."""
+        self.on_end()
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_end(self) -> None:
+        """Sends the stop command before the process ends."""
+        if self._loop is not None and not self._timer.is_canceled():
+            self._timer.cancel()
+            self._send_stop("node_ended")
+
+    def _autostart(self) -> None:
+        """Configures and activates at once, for use without a lifecycle manager.
+
+        Raises:
+            UserError: The configuration is refused.
+        """
+        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            raise UserError(self._fault or "the shield could not be configured: see the log")
+        self.trigger_activate()
+
+    def _configure(self) -> None:
+        parameters = read(self, ShieldParameters)
+        self._settings = parameters
+        mapping = MappingSpec.from_dict(nested(self))
+        shield = Shield.load(parameters.bundle, engine=parameters.engine, black_box=parameters.black_box or None)
+        self._apply_eps_risk(shield, parameters.eps_risk)
+        named, act_dim = len(mapping.action.fields), len(shield.bundle.spec.limits.low)
+        if named not in (0, act_dim):
+            raise UserError(f"mapping: action.fields names {named} components, the bundle's action has {act_dim}")
+        self._mapping = mapping
+        topic = parameters.command_topic or f"{mapping.action.topic}_in"
+        commander = Source(
+            "commander",
+            command_source(mapping.action, topic, parameters.command_timeout_sec, parameters.command_max_future_sec),
+        )
+        self._loop = ControlLoop(shield, mapping, parameters.mode, commander)
+        sources = [*self._loop.sources.values(), *([commander] if parameters.mode == "filter" else [])]
+        kinds = {source.name: message_class(source.spec.type) for source in sources}
+        self._subscriptions_ = [
+            self.create_subscription(kinds[s.name], s.spec.topic, partial(self._on_message, s), SENSOR_QOS)
+            for s in sources
+        ]
+        self._commands = self.create_publisher(message_class(mapping.action.type), mapping.action.topic, COMMAND_QOS)
+        self._states = self.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._markers = self.create_publisher(Marker, "~/risk", 10) if parameters.marker_frame else None
+        self._services_ = [
+            self.create_service(Trigger, "~/trip", self._on_trip),
+            self.create_service(Trigger, "~/reset", self._on_reset),
+        ]
+        # On the steady clock: a simulated or adjusted clock that stands still must not stop the stopping.
+        self._timer = self.create_timer(1 / parameters.rate_hz, self._on_timer, clock=self._steady)
+        self._timer.cancel()
+
+    def _release(self) -> None:
+        if self._loop is None:
+            return
+        self._loop.shield.close()
+        self._loop = None
+        self.destroy_timer(self._timer)
+        for subscription in self._subscriptions_:
+            self.destroy_subscription(subscription)
+        for service in self._services_:
+            self.destroy_service(service)
+        for publisher in (self._commands, self._states, self._diagnostics, self._markers):
+            if publisher is not None:
+                self.destroy_publisher(publisher)
+
+    # -------------------------------------------------------------------- loop
+
+    def _now(self) -> Now:
+        return Now(time.monotonic(), self.get_clock().now().nanoseconds * 1e-9)
+
+    def _on_message(self, source: Source, message: Any) -> None:
+        source.receive(Arrival(message, time.monotonic(), stamp_sec(message)))
+
+    def _on_timer(self) -> None:
+        if self._loop is None:
+            return
+        command = self._loop.step(self._now())
+        self._send(command)
+
+    def _send(self, command: Command) -> None:
+        stamp = self.get_clock().now().to_msg()
+        self._commands.publish(command_message(command.action, self._mapping.action, stamp))
+        changed = self._last is None or (self._last.mode, self._last.reason) != (command.mode, command.reason)
+        if changed and command.mode is not Mode.TASK:
+            self.get_logger().warning(f"{command.mode.name}: {command.reason}")
+        self._last = command
+        self._turns += 1
+        if changed or self._turns % self._every(self._settings.state_rate_hz) == 0:
+            self._states.publish(self._state(command))
+        if self._turns % self._every(1.0) == 0:
+            array = DiagnosticArray()
+            array.header.stamp = stamp
+            array.status = [self._state(command)]
+            self._diagnostics.publish(array)
+        if self._markers is not None:
+            self._markers.publish(risk_marker(command, self._settings.marker_frame, stamp))
+
+    def _send_stop(self, reason: str) -> None:
+        if self._loop is not None:
+            decision = self._loop.shield.stop()
+            self._send(Command(decision.action, Mode.STOP, reason, decision.task_action))
+
+    def _every(self, rate_hz: float) -> int:
+        """Turns of the loop between two messages at ``rate_hz``."""
+        return max(1, round(self._settings.rate_hz / rate_hz))
+
+    def _state(self, command: Command) -> DiagnosticStatus:
+        return state_message(command, self.get_fully_qualified_name(), self._settings.bundle, self._settings.mode)
+
+    # ---------------------------------------------------------------- requests
+
+    def _on_trip(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._loop is not None:
+            self._loop.trip()
+        response.success, response.message = self._loop is not None, "emergency stop"
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        refusal = "not configured" if self._loop is None else self._loop.reset(self._now())
+        response.success, response.message = not refusal, refusal or "emergency stop ended"
+        return response
+
+    def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
+        """Takes a tighter threshold while it runs; everything else waits for the next configuration."""
+        for change in changes:
+            if change.name == "eps_risk" and self._loop is not None:
+                try:
+                    self._apply_eps_risk(self._loop.shield, change.value)
+                except UserError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply_eps_risk(self, shield: Shield, wanted: float) -> None:
+        """Sets the threshold; below zero means the bundle's.
+
+        Raises:
+            UserError: It is looser than the bundle's and that is not allowed.
+        """
+        own = shield.bundle.spec.switch.eps_risk
+        if wanted > own and not self._settings.allow_looser_threshold:
+            raise UserError(f"eps_risk {wanted} is looser than the bundle's {own}: set allow_looser_threshold, or less")
+        try:
+            shield.eps_risk = own if wanted < 0 else wanted
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+def main() -> int:
+    """Runs the node."""
+    return run(ShieldNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
