@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Protocol
 
 import rclpy
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -69,7 +70,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
 def _spin_once(executor: SingleThreadedExecutor, node: Node) -> None:
     try:
         executor.spin_once(SPIN_SEC)
-    except rclpy._rclpy_pybind11.RCLError as error:
+    except RCLError as error:
         # An invalid change_state request from any client raises out of the executor on some distributions; it must
         # not take the node down.
         node.get_logger().error(f"ignored: {error}")
