@@ -19,7 +19,7 @@ from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
 from safe_rl.runner import Interrupt, Progress
-from safe_rl.runs import prepare_run_folder
+from safe_rl.runs import misfit_named, prepare_run_folder
 
 PRETRAINED = "pretrained"
 """Folder of the pretrained networks within a run folder."""
@@ -117,8 +117,9 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
     done, total = 0, agent.config.risk.pretrain_steps
     if has_state(partial):
         state = load_state(partial)
-        agent.load_state_dict(state["agent"])
-        done = state["done"]
+        with misfit_named(run, "this version of safe_rl"):
+            agent.load_state_dict(state["agent"])
+            done = state["done"]
     metrics: Metrics = {}
     with Interrupt() as interrupt:
         for step_metrics in agent.pretrain(total - done):

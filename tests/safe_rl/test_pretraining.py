@@ -7,7 +7,9 @@ import pytest
 import torch
 import toys
 
+from safe_rl.checkpoint import save_state
 from safe_rl.config import RunConfig
+from safe_rl.data.dataset import OfflineDataset
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
 from safe_rl.pretraining import PARTIAL, PRETRAINED, PretrainConfig, load_pretrained, pretrain_run, pretrain_safety
@@ -104,8 +106,6 @@ def test_a_long_pretraining_is_saved_on_the_way_and_survives_a_kill(tmp_path, co
         pass
 
     def agent():
-        from safe_rl.data.dataset import OfflineDataset
-
         made = fresh()
         made.add_offline(OfflineDataset.open(corridor_data).transitions())
         return made
@@ -127,6 +127,16 @@ def test_a_long_pretraining_is_saved_on_the_way_and_survives_a_kill(tmp_path, co
     assert torch.equal(whole.risk_critic.targets.flat, resumed.risk_critic.targets.flat)
     assert torch.equal(whole.recovery.actor.net.flat, resumed.recovery.actor.net.flat)
     assert torch.equal(whole.generator.get_state(), resumed.generator.get_state())
+
+
+def test_a_partial_pretraining_of_another_version_is_one_line(tmp_path, corridor_data):
+    agent = fresh()
+    agent.add_offline(OfflineDataset.open(corridor_data).transitions())
+    state = agent.state_dict()
+    del state["replay"]["offline_digest"]
+    save_state(tmp_path / "run" / PARTIAL, {"agent": state, "done": 5})
+    with pytest.raises(UserError, match="does not fit this version of safe_rl"):
+        pretrain_safety(agent, tmp_path / "run")
 
 
 def test_a_method_without_risk_has_nothing_to_pretrain(tmp_path, corridor_data):
