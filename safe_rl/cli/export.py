@@ -31,9 +31,8 @@ def run_export(config: ExportConfig) -> None:
     engines = "ONNX Runtime, PyTorch" if bundle.has_graphs else "PyTorch (--onnx adds graphs for ONNX Runtime)"
     table = Table(show_header=False)
     table.add_row("policy", f"{spec.method} on {spec.env}, seed {provenance['seed']}")
-    table.add_row(
-        "trained for", f"{provenance['episodes']:,} episodes, {provenance['environment_steps']:,} environment steps"
-    )
+    episodes, steps = provenance["episodes"], provenance["environment_steps"]
+    table.add_row("trained for", f"{episodes:,} episode{'s' * (episodes != 1)}, {steps:,} environment steps")
     table.add_row("observation", f"{ObservationLayout(spec.observation_space).size} numbers")
     table.add_row("action", f"{_numbers(spec.limits.low)} to {_numbers(spec.limits.high)}")
     table.add_row("recovery", f"{spec.recovery}, where Q_risk exceeds {spec.switch.eps_risk:g}")

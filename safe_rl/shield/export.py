@@ -76,8 +76,11 @@ def export_run(run: Path | str, output: Path | str, options: ExportOptions | Non
             f"{opened.path} was trained by {opened.method}, which has no risk critic to shield with: "
             f"train {' or '.join(able)}"
         )
+    checkpoints = list_checkpoints(opened.path / "checkpoints")
     agent: Any = opened.make_agent()
-    spec = _describe(opened, agent, options)
+    if list_checkpoints(opened.path / "checkpoints") != checkpoints:
+        raise UserError(f"{opened.path} is being trained and has just written a checkpoint: export it again")
+    spec = _describe(opened, agent, options, checkpoints[-1])
     arrays = agent_arrays(agent)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -99,7 +102,7 @@ def _require_onnx() -> None:
         raise UserError(f"--onnx needs {', '.join(missing)}, which {verb} not installed: pip install 'safe_rl[onnx]'")
 
 
-def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions) -> BundleSpec:
+def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions, checkpoint: Path) -> BundleSpec:
     env = run.make_env()
     observation_space, action_space = env.observation_space, env.action_space
     env.close()
@@ -118,7 +121,7 @@ def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions) -> Bundl
             limits=LimitSpec(low, high, options.max_rate, options.control_period_sec),
             stop=StopSpec(options.stop, options.stop_action),
             deadline_sec=options.deadline_sec,
-            provenance=_provenance(run),
+            provenance=_provenance(run, checkpoint),
         )
     except SpecError as error:
         raise UserError(_with_flags(str(error))) from error
@@ -133,8 +136,7 @@ def _with_flags(message: str) -> str:
     return message
 
 
-def _provenance(run: Run) -> dict[str, Any]:
-    checkpoint = list_checkpoints(run.path / "checkpoints")[-1]
+def _provenance(run: Run, checkpoint: Path) -> dict[str, Any]:
     progress = read_json(checkpoint / "state.json")["state"]["runner"]
     return {
         "run": run.path.resolve().name,
