@@ -68,12 +68,12 @@ def _warnings(entry: dict[str, Any]) -> list[str]:
     warnings = []
     if found > trained and eps_risk == found:
         warnings.append(
-            f"eps_risk is LOOSER than the trained {trained:.4g}: the promise allows more risk than the training did; "
-            "keep the trained one with --only-tighten"
+            f"eps_risk is LOOSER than the trained {trained:.4g}: the promise allows more risk than the training did"
         )
     elif found > trained:
         warnings.append(
-            f"{found:.4g} would keep the promise too; the trained {trained:.4g} stays, as --only-tighten says"
+            f"the promise allows eps_risk {found:.4g}; the trained {trained:.4g} keeps it too and stays: take the "
+            "larger one with --loosen"
         )
     if entry["held_out"] == "not known":
         warnings.append(

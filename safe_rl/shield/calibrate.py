@@ -56,8 +56,9 @@ class CalibrateConfig:
     horizon: int | None = None
     """Steps before a violation, its own included, within which the switch must take over (default:
     1 / (1 - gamma_risk))."""
-    only_tighten: bool = False
-    """Keep the trained eps_risk where the new one would be larger."""
+    loosen: bool = False
+    """Take the new eps_risk even where it is larger than the trained one; else the trained one stays, for which the
+    promise holds as well."""
     ood_rate: float = 0.001
     """Largest share of inputs like the held-out ones that may be called out-of-distribution."""
     ood_stop: bool = False
@@ -207,7 +208,7 @@ def _entry(
 ) -> dict[str, Any]:
     former, trained = spec.switch.eps_risk, (spec.calibration or {}).get("trained_eps_risk", spec.switch.eps_risk)
     found = threshold.eps_risk
-    eps_risk = min(found, float(trained)) if config.only_tighten else found
+    eps_risk = found if config.loosen else min(found, float(trained))
     num = len(scores)
     missed, former_missed = (int(np.rint(missed_share(scores, eps) * num)) for eps in (eps_risk, former))
     needless, former_needless = (1 - float(missed_share(safe_risk, eps)) for eps in (eps_risk, former))
