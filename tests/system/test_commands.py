@@ -64,6 +64,26 @@ def test_the_seven_commands(tmp_path):
 
 
 @pytest.mark.slow
+def test_from_a_run_to_a_shield(tmp_path):
+    pytest.importorskip("onnx")
+    program = [sys.executable, "-m", "safe_rl.cli.main"]
+    env = ["--env", "safe_rl/Navigation1-v0"]
+    run([*program, "collect", *env, "--transitions", "1000", "--output", "data/nav1"], tmp_path)
+    quick = ["--episodes", "2", "--risk.pretrain-steps", "30", "--task-pretrain-steps", "0"]
+    train = ["train", "recovery-rl", *env, "--dataset", "data/nav1", "--output", "runs/nav1/rrl", *quick]
+    run([*program, *train], tmp_path)
+    commands, code = blocks("From a run to a shield")[0], blocks("From a run to a shield", "python")[0]
+    for line in commands.strip().splitlines():
+        line = line.replace("--transitions 20000", "--transitions 3000").replace("--episodes 200", "--episodes 2")
+        done = run([*program, *shlex.split(line, comments=True)[1:]], tmp_path)
+    assert "cold start" in done.stdout
+    code = code.replace("decision =", "obs = [-50.0, 0.0]\ndecision =").replace(
+        "decision.action,", "print(decision)\n#"
+    )
+    assert "solve_time_sec" in run([sys.executable, "-c", code], tmp_path).stdout
+
+
+@pytest.mark.slow
 def test_the_python_api(tmp_path):
     code = blocks("In Python", "python")[0]
     assert len(code.strip().splitlines()) < 30
