@@ -13,6 +13,7 @@ import numpy as np
 
 from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
 from safe_rl.checkpoint import list_checkpoints
+from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.spaces import space_to_json
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS, get_method
@@ -147,10 +148,19 @@ def _provenance(run: Run, checkpoint: Path) -> dict[str, Any]:
         "environment_steps": progress["num_steps"],
         "checkpoint": checkpoint.name,
         "checkpoint_manifest_sha256": sha256(checkpoint / MANIFEST),
+        "dataset_sha256": _dataset_sha256(run),
         "config": run.config,
         "versions": read_json(run.path / VERSIONS),
         "exported": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _dataset_sha256(run: Run) -> str | None:
+    """The hash of what the risk critic learned from; None where it is no longer there."""
+    try:
+        return OfflineDataset.open(run.config["dataset"], cost_key=run.cost_key).sha256
+    except UserError:
+        return None
 
 
 def _try_out(bundle: PolicyBundle) -> None:

@@ -14,6 +14,7 @@ import toys
 
 from safe_rl.checkpoint import list_checkpoints, load_newest, save_state
 from safe_rl.config import RunConfig
+from safe_rl.data.dataset import OfflineDataset
 from safe_rl.errors import UserError
 from safe_rl.pretraining import PretrainConfig, pretrain_run
 from safe_rl.runs import Run, load_run
@@ -107,7 +108,16 @@ def test_what_the_bundle_says_of_the_run(trained, tmp_path):
     assert told["checkpoint_manifest_sha256"] == sha256(checkpoint / "manifest.json")
     assert told["config"] == json.loads((trained / "config.json").read_text())
     assert told["versions"] == json.loads((trained / "versions.json").read_text())
+    assert told["dataset_sha256"] == OfflineDataset.open(told["config"]["dataset"]).sha256
     assert told["exported"].startswith("20")
+
+
+def test_a_dataset_that_is_gone_has_no_hash(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dataset": str(tmp_path / "gone")}))
+    assert export_run(folder, tmp_path / "bundle").spec.provenance["dataset_sha256"] is None
 
 
 def test_options_go_into_the_bundle(trained, tmp_path):
