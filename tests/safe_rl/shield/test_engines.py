@@ -279,10 +279,14 @@ def rewritten(content: bytes, change) -> bytes:
     return model.SerializeToString()
 
 
-def _renamed(model, onnx):
+def _rename_risk(model, name):
     for node in model.graph.node:
-        node.output[:] = ["danger" if name == "risk" else name for name in node.output]
-        node.input[:] = ["danger" if name == "risk" else name for name in node.input]
+        node.output[:] = [name if output == "risk" else output for output in node.output]
+        node.input[:] = [name if value == "risk" else value for value in node.input]
+
+
+def _renamed(model, onnx):
+    _rename_risk(model, "danger")
     model.graph.output[2].name = "danger"
 
 
@@ -298,8 +302,8 @@ def _of_two_rows(model, onnx):
 
 
 def _double(model, onnx):
-    model.graph.node.append(onnx.helper.make_node("Cast", ["risk"], ["wide"], to=onnx.TensorProto.DOUBLE))
-    model.graph.output[2].name = "wide"
+    _rename_risk(model, "narrow")
+    model.graph.node.append(onnx.helper.make_node("Cast", ["narrow"], ["risk"], to=onnx.TensorProto.DOUBLE))
     model.graph.output[2].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
 
 
@@ -330,7 +334,7 @@ def _unmarked(model, onnx):
         (_fewer, "has the outputs proposal, recovery_action, risk, hands_over, not"),
         (_longer, "cannot be loaded"),
         (_of_two_rows, r"obs has the shape \(2, 3\), not \(N, 3\)"),
-        (_double, "has the outputs .* wide"),
+        (_double, r"risk is a tensor\(double\), not a tensor\(float\)"),
         (_external, "refers to other files: refused"),
         (_unknown_operator, "cannot be loaded"),
         (_unmarked, "was not made from this bundle's"),
