@@ -61,12 +61,18 @@ class Source:
     def __init__(self, name: str, spec: SourceSpec) -> None:
         self.name = name
         self.spec = spec
-        self.num_received = 0
         self._last: deque[Arrival] = deque(maxlen=spec.stack)
+        self._went_back = False
+        self._stamp_changed_sec = math.inf
 
     def receive(self, arrival: Arrival) -> None:
         """Takes a message."""
-        self.num_received += 1
+        step = math.inf
+        if self._last and arrival.stamp_sec is not None and self._last[-1].stamp_sec is not None:
+            step = arrival.stamp_sec - self._last[-1].stamp_sec
+        self._went_back = step < 0
+        if step != 0:
+            self._stamp_changed_sec = arrival.received_sec
         self._last.append(arrival)
 
     def forget(self) -> None:
@@ -80,8 +86,12 @@ class Source:
     def require_fresh(self, now: Now) -> None:
         """Checks the last message by both clocks.
 
+        A repeated stamp is no news: it counts as silence, not as a fault, since simulated clocks tick slower than some
+        sensors. A stamp that goes back is a fault until one goes forward.
+
         Raises:
-            StaleError: It never came, came too long ago, or its stamp is too old or in the future.
+            StaleError: It never came, came too long ago, or its stamp stands still, is too old, in the future, or
+                before its predecessor's.
         """
         if not self._last:
             raise StaleError(f"{self.name}_never_seen")
@@ -90,8 +100,14 @@ class Source:
         stamp = self._last[-1].stamp_sec
         if stamp is None:
             return
-        if now.ros_sec - stamp > self.spec.timeout_sec:
+        too_old = now.ros_sec - stamp > self.spec.timeout_sec
+        frozen = self._last[-1].received_sec > self._stamp_changed_sec
+        if frozen and (too_old or now.monotonic_sec - self._stamp_changed_sec > self.spec.timeout_sec):
+            raise StaleError(f"{self.name}_stamp_frozen")
+        if too_old:
             raise StaleError(f"{self.name}_stamp_too_old")
+        if self._went_back:
+            raise StaleError(f"{self.name}_stamp_went_back")
         if stamp - now.ros_sec > self.spec.max_future_sec:
             raise StaleError(f"{self.name}_stamp_in_the_future")
 
@@ -158,7 +174,6 @@ class ControlLoop:
         self.commander = commander if mode == "filter" else None
         self.emergency_stop = False
         self._assemble = _assembler(mapping, shield.bundle.spec.observation_space)
-        self._was_zero = False
 
     def trip(self) -> None:
         """Emergency stop: STOP until it is reset."""
@@ -188,11 +203,16 @@ class ControlLoop:
             source.forget()
         self.shield.reset()
 
-    def step(self, now: Now) -> Command:
-        """One turn."""
+    def step(self, now: Now, fault: str = "") -> Command:
+        """One turn.
+
+        Args:
+            now: The time.
+            fault: A reason to stop that shows outside of the messages; empty where there is none.
+        """
         ages = {name: source.age_sec(now) for name, source in self._all_sources().items()}
         try:
-            decision, reason = self._decide(now)
+            decision, reason = self._decide(now, fault)
         except StaleError as error:
             decision, reason = self.shield.stop(), error.reason
         except Exception:
@@ -209,9 +229,9 @@ class ControlLoop:
             ages_sec=ages,
         )
 
-    def _decide(self, now: Now) -> tuple[ShieldDecision, str]:
-        if self.emergency_stop:
-            raise StaleError("emergency_stop")
+    def _decide(self, now: Now, fault: str) -> tuple[ShieldDecision, str]:
+        if self.emergency_stop or fault:
+            raise StaleError("emergency_stop" if self.emergency_stop else fault)
         for source in self._all_sources().values():
             source.require_fresh(now)
         obs = self._assemble({name: source.read() for name, source in self.sources.items()})

@@ -49,6 +49,8 @@ class ShieldParameters:
     """Threshold of the switch, can be changed while it runs; below zero: the bundle's."""
     allow_looser_threshold: bool = False
     """Whether eps_risk may exceed the bundle's, which voids its calibration."""
+    allow_other_publishers: bool = False
+    """Whether others may publish to the action's topic; otherwise the shield stops while they do."""
     black_box: str = ""
     """Folder that the last decisions are written to on STOP; empty: none are."""
     marker_frame: str = ""

@@ -1,4 +1,4 @@
-"""How every node starts, spins and ends: one executor, one thread, an orderly end at Ctrl-C and SIGTERM."""
+"""How every node starts, spins and ends: one executor, one thread, an orderly end at Ctrl-C, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -30,20 +30,23 @@ class Ending(Protocol):
 
 
 def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Runs a node until Ctrl-C or SIGTERM.
+    """Runs a node until Ctrl-C, SIGTERM or SIGHUP (a closed terminal).
 
     ROS's own signal handlers would close the publishers first; a node that moves a robot must still send its stop.
 
     Returns:
         The exit code: 0, or 2 where the node could not be made; the reason is one line on stderr.
     """
-    rclpy.init(args=list(sys.argv if args is None else args), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=list(sys.argv if args is None else args), signal_handler_options=SignalHandlerOptions.NO)
+    except (RCLError, RuntimeError, ValueError) as error:  # arguments, or a parameter file, that cannot be read
+        return _refuse(error)
     stopping: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopping.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     executor = SingleThreadedExecutor()
     node: Node | None = None
@@ -54,8 +57,7 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
             _spin_once(executor, node)
         return 0
     except UserError as error:
-        sys.stderr.write(f"{Path(sys.argv[0]).stem}: error: {' '.join(str(error).split())}\n")
-        return 2
+        return _refuse(error)
     except ExternalShutdownException:
         return 0
     finally:
@@ -65,6 +67,11 @@ def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int
             executor.shutdown()
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"{Path(sys.argv[0]).stem}: error: {' '.join(str(error).split())}\n")
+    return 2
 
 
 def _spin_once(executor: SingleThreadedExecutor, node: Node) -> None:

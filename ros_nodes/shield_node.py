@@ -170,8 +170,8 @@ class ShieldNode(LifecycleNode):
     def _on_timer(self) -> None:
         if self._loop is None:
             return
-        command = self._loop.step(self._now())
-        self._send(command)
+        shared = self.count_publishers(self._commands.topic_name) > 1 and not self._settings.allow_other_publishers
+        self._send(self._loop.step(self._now(), "other_publisher" if shared else ""))
 
     def _send(self, command: Command) -> None:
         stamp = self.get_clock().now().to_msg()

@@ -1,0 +1,119 @@
+"""How nodes are started: once for launch files, once for plain processes, described here so that the two cannot drift.
+
+Neither ROS nor its launch system is needed: `launch/*.launch.py` turn a description into launch actions,
+`ros_nodes.start` into a process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safe_rl.errors import UserError
+
+PACKAGE = "safe_rl"
+REFUSED = 2
+"""Exit code of a node whose configuration cannot work: starting it again would not help."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What ``ros2 launch ... name:=value`` takes."""
+
+    name: str
+    description: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NodeDescription:
+    """A node: what starts it, with which arguments, and what happens when it dies."""
+
+    executable: str
+    """In ``lib/safe_rl`` after colcon, and a module of ``ros_nodes``."""
+    name: str
+    """Name of the node in the graph."""
+    arguments: tuple[Argument, ...]
+    parameters: tuple[str, ...]
+    """Arguments that become parameters where they are not empty, over what the parameter file says."""
+    fixed: tuple[tuple[str, bool], ...] = ()
+    """Parameters that are always set."""
+    max_restarts: int = 5
+    """Times that it is started again after it died."""
+    restart_delay_sec: float = 1.0
+
+    def values(self, given: Mapping[str, str]) -> dict[str, str]:
+        """All arguments, given or default.
+
+        Raises:
+            UserError: One is unknown, not among its choices, or names a file that is not there.
+        """
+        known = {argument.name: argument for argument in self.arguments}
+        for name, value in given.items():
+            if name not in known:
+                raise UserError(f"no argument {name!r}: known are {', '.join(known)}")
+            if known[name].choices and value not in known[name].choices:
+                raise UserError(f"argument {name} is {value!r}: it must be one of {', '.join(known[name].choices)}")
+        values = {name: given.get(name, argument.default) for name, argument in known.items()}
+        if values["params_file"] and not Path(values["params_file"]).is_file():
+            raise UserError(f"no parameter file at {values['params_file']}")
+        return values
+
+    def overrides(self, values: Mapping[str, str]) -> dict[str, str | bool]:
+        """Parameters that are set beside the parameter file."""
+        given: dict[str, str | bool] = {name: values[name] for name in self.parameters if values[name]}
+        return {**given, **dict(self.fixed)}
+
+    def restarts(self, exit_code: int, num_restarts: int) -> bool:
+        """Whether a node that ended is started again: not if it was asked to end, or would be refused again."""
+        return exit_code not in (0, REFUSED) and num_restarts < self.max_restarts
+
+    def command_line(self, values: Mapping[str, str], remaps: Sequence[str] = ()) -> list[str]:
+        """The node as a process of this interpreter, as launch would start it.
+
+        Args:
+            values: From ``values``.
+            remaps: Such as ``cmd_vel:=cmd_vel_dry_run``.
+        """
+        line = [sys.executable, "-m", f"ros_nodes.{self.executable}", "--ros-args", "-r", f"__node:={self.name}"]
+        for rule in [f"__ns:=/{values['namespace'].strip('/')}"] * bool(values["namespace"]) + list(remaps):
+            line += ["-r", rule]
+        if values["params_file"]:
+            line += ["--params-file", values["params_file"]]
+        for name, value in self.overrides(values).items():
+            line += ["-p", f"{name}:={json.dumps(value)}"]
+        return [*line, "--log-level", values["log_level"]]
+
+
+SHIELD = NodeDescription(
+    executable="shield_node",
+    name="shield",
+    arguments=(
+        Argument("params_file", "Parameter file: the mapping of topics, and parameters of the node (needed)"),
+        Argument("bundle", "Folder of the policy bundle; empty: as the parameter file says"),
+        Argument(
+            "mode", "policy: the bundle drives; filter: another stack's commands; empty: as the parameter file says",
+            choices=("", "policy", "filter"),
+        ),
+        Argument("namespace", "Namespace of node and topics, for two robots at once; empty: none"),
+        Argument("log_level", "Least level that is logged", "info", ("debug", "info", "warn", "error", "fatal")),
+    ),
+    parameters=("bundle", "mode"),
+    fixed=(("autostart", True),),
+)  # fmt: skip
+
+DESCRIPTIONS = {description.name: description for description in (SHIELD,)}
+
+
+def describe(description: NodeDescription) -> str:
+    """The arguments in words, one a line."""
+    width = max(len(argument.name) for argument in description.arguments)
+    return "\n".join(
+        f"  {argument.name:<{width}}  {argument.description}"
+        + (f" (default: {argument.default})" if argument.default else "")
+        for argument in description.arguments
+    )
