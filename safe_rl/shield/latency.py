@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safe_rl.errors import UserError
 from safe_rl.shield.observation import ObservationLayout
 from safe_rl.shield.shield import Shield
+from safe_rl.switch import Mode
 
 WARM_UP = 1_000
 NUM_OBSERVATIONS = 1_024
@@ -49,7 +50,7 @@ def measure_latency(shield: Shield, num_decisions: int, *, seed: int = 0) -> Lat
     observations = random_observations(shield.bundle.spec.observation_space, NUM_OBSERVATIONS, seed)
     for number in range(WARM_UP):
         shield.decide(observations[number % NUM_OBSERVATIONS])
-    seconds = np.zeros(num_decisions)
+    seconds = np.full(num_decisions, np.nan)  # written to, so that its memory is there before the measurement
     stops = 0
     before = _resident_bytes()
     for number in range(num_decisions):
@@ -57,8 +58,8 @@ def measure_latency(shield: Shield, num_decisions: int, *, seed: int = 0) -> Lat
         began = time.perf_counter()
         decision = shield.decide(obs)
         seconds[number] = time.perf_counter() - began
-        stops += decision.mode == 2
-    growth = _resident_bytes() - before - seconds.nbytes
+        stops += decision.mode is Mode.STOP
+    growth = _resident_bytes() - before
     shield.reset()
     return Latency(shield.engine.name, seconds, stops, growth)
 
@@ -92,6 +93,7 @@ def cold_start_sec(bundle: Path, engine: str) -> float:
 import sys, time
 began = time.perf_counter()
 from safe_rl.shield.shield import Shield
+from safe_rl.switch import Mode
 from safe_rl.shield.latency import random_observations
 shield = Shield.load(sys.argv[1], engine=sys.argv[2])
 shield.decide(random_observations(shield.bundle.spec.observation_space, 1, 0)[0])
