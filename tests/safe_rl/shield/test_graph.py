@@ -234,6 +234,10 @@ def test_every_array_is_needed_and_its_shape_and_type_are_checked(kind, tmp_path
             assert (parent or name) in refused(wider)
         assert f"{name} has shape" in refused(whole | {name: array[None]})
         assert f"{name} is float64" in refused(whole | {name: array.astype(np.float64)})
+    if kind == "q-sampling":
+        assert "recovery.candidates has shape (0, 2), not (any, 2)" in refused(
+            whole | {"recovery.candidates": np.zeros((0, 2), np.float32)}
+        )
     assert "unknown array more" in refused(whole | {"more": np.zeros(1, np.float32)})
     assert "unknown array task_policy.9.weight" in refused(whole | {"task_policy.9.weight": np.zeros(1, np.float32)})
     other = "q-sampling" if kind == "model-free" else "model-free"
