@@ -190,7 +190,7 @@ def test_a_checkpoint_with_nan(run, tmp_path):
     state = load_newest(run / "checkpoints")
     state["agent"]["policy"]["recovery"]["actor.net.flat"][3] = float("nan")
     save_state(list_checkpoints(run / "checkpoints")[-1], state)
-    assert "holds NaN or infinity in recovery_policy.0.weight" in fails(run, tmp_path / "bundle")
+    assert f"the newest checkpoint of {run} holds NaN or infinity in recovery_policy.0.weight" in fails(run, tmp_path / "bundle")
 
 
 def test_a_checkpoint_that_is_written_meanwhile(run, tmp_path, monkeypatch):
