@@ -128,6 +128,10 @@ class ActionSpec:
     """Frame that stamped commands name."""
     horizon_sec: float = 0.1
     """Of a JointTrajectory: time_from_start of its single point."""
+    low: tuple[float, ...] = ()
+    """Least value of each component, needed to make a dataset of recordings; a bundle has limits of its own."""
+    high: tuple[float, ...] = ()
+    """Largest value of each component."""
 
     def validate(self, where: str) -> None:
         """Checks the values; raises ``UserError``."""
@@ -143,6 +147,14 @@ class ActionSpec:
             for field in self.fields:
                 _require(field in known, f"{where}.fields", field, f"one of {', '.join(known)}")
         _require(self.horizon_sec > 0, f"{where}.horizon_sec", self.horizon_sec, "positive")
+        size = len(self.fields) or len(self.low)
+        for name in ("low", "high"):
+            limits = getattr(self, name)
+            sound = all(math.isfinite(limit) for limit in limits) and len(limits) in (0, size)
+            _require(sound, f"{where}.{name}", list(limits), f"{size} finite numbers")
+        _require(len(self.low) == len(self.high), f"{where}.high", list(self.high), "given together with low")
+        ordered = all(low < high for low, high in zip(self.low, self.high, strict=True))
+        _require(ordered, f"{where}.high", list(self.high), f"above low, {list(self.low)}")
 
 
 @dataclass(frozen=True)
@@ -168,9 +180,11 @@ class MappingSpec:
         unknown = [name for name in observation if name != "sources" and name not in names]
         if unknown:
             raise UserError(f"mapping: observation.{unknown[0]} is not among observation.sources: add or remove it")
-        sources = {name: _build(SourceSpec, _section(observation, name), f"observation.{name}") for name in names}
-        action = _build(ActionSpec, _section(content, "action"), "action")
-        cost = _build(SourceSpec, content["cost"], "cost") if content.get("cost") else None
+        sources = {
+            name: build_section(SourceSpec, _section(observation, name), f"observation.{name}") for name in names
+        }
+        action = build_section(ActionSpec, _section(content, "action"), "action")
+        cost = build_section(SourceSpec, content["cost"], "cost") if content.get("cost") else None
         return cls(sources, action, cost)
 
     @classmethod
@@ -211,7 +225,12 @@ def _section(content: Dictionary[str, Any], name: str) -> Dictionary[str, Any]:
     return value
 
 
-def _build(kind: type[Section], content: Any, where: str) -> Section:
+def build_section(kind: type[Section], content: Any, where: str) -> Section:
+    """Makes a dataclass with ``validate`` from a section of parameters.
+
+    Raises:
+        UserError: An entry is missing, unknown, or cannot be; the message names it.
+    """
     if not isinstance(content, Dictionary):
         raise UserError(f"mapping: {where} is no section")
     hints = typing.get_type_hints(kind)
@@ -235,6 +254,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return tuple(_convert(typing.get_args(hint)[0], item, where) for item in values)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    names: dict[type, str] = {float: "a number", int: "a whole number", str: "a text"}
+    names: dict[type, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
     _require(type(value) is hint and not isinstance(hint, types.UnionType), where, repr(value), names[hint])
     return value
