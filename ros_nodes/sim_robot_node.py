@@ -23,11 +23,11 @@ from rosgraph_msgs.msg import Clock as ClockMessage
 from std_msgs.msg import Bool, Int32
 from std_srvs.srv import Trigger
 
-from ros_nodes.fields import FieldError, FieldPath
 from ros_nodes.mapping import MappingSpec
-from ros_nodes.messages import command_source, message_class
+from ros_nodes.messages import message_class
 from ros_nodes.observation_messages import ObservationMessages
 from ros_nodes.parameters import bounded, declare, nested, read
+from ros_nodes.readers import SourceError, read_action
 from ros_nodes.runtime import run
 from ros_nodes.sim_robot import Link, Moment, SimRobot, default_mapping
 from safe_rl.envs.factory import make_env
@@ -157,8 +157,6 @@ class SimRobotNode(Node):
         self._clock_messages = (
             self.create_publisher(ClockMessage, "/clock", 10) if self._settings.publish_clock else None
         )
-        fields = command_source(mapping.action, mapping.action.topic, 1.0, 1.0).fields
-        self._command_fields = [FieldPath.parse(text) for text in fields]
         self._command_subscription = self.create_subscription(
             message_class(mapping.action.type), mapping.action.topic, self._on_command, 10
         )
@@ -167,13 +165,9 @@ class SimRobotNode(Node):
     # --------------------------------------------------------------------- in
 
     def _on_command(self, message: Any) -> None:
-        expected = list(self._mapping.action.fields)
-        if hasattr(message, "joint_names") and list(message.joint_names) != expected:
-            self._warn_of_command(f"its joints are not {', '.join(expected)}")
-            return
         try:
-            values = np.concatenate([path.read(message) for path in self._command_fields])
-        except FieldError as error:
+            values = read_action(message, self._mapping.action)
+        except SourceError as error:
             self._warn_of_command(str(error))
             return
         self._incoming.put(values, time.monotonic())
