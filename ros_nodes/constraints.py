@@ -169,7 +169,7 @@ class Constraint:
         """What is known now. A violation is reported at least once, however short it was."""
         if self._violated is not None:
             at, state = self._violated
-            if self._unreported or now.monotonic_sec - at <= self.spec.hold_sec:
+            if self._unreported or now.monotonic_sec - at < self.spec.hold_sec:
                 self._unreported = False
                 return state
         try:
