@@ -6,7 +6,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,10 @@ _log = logging.getLogger(__name__)
 
 ZERO_COMMAND = 1e-6
 """Largest component of a command that counts as zero, in the action's units."""
+CLOCK_JUMP_SEC = 1.0
+"""How much further than the steady clock the node's clock may go between two turns; a simulated one runs faster."""
+CLOCK_BACK_SEC = 0.01
+"""How much it may go back: what keeps a robot's clock right takes small steps."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,11 @@ class Source:
     def forget(self) -> None:
         """Drops all messages: what comes next must be fresh."""
         self._last.clear()
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether there is any message."""
+        return bool(self._last)
 
     def age_sec(self, now: Now) -> float:
         """Time since the last arrival; infinite where there was none."""
@@ -143,6 +152,8 @@ class Command:
     solve_time_sec: float = 0.0
     ages_sec: dict[str, float] = field(default_factory=dict)
     """Time since the last message of each source, and of the commander in filter mode."""
+    silent: bool = False
+    """Whether nothing is to be sent: STOP means to hold the last command, and there is none yet."""
 
 
 class ControlLoop:
@@ -174,6 +185,9 @@ class ControlLoop:
         self.commander = commander if mode == "filter" else None
         self.emergency_stop = False
         self._assemble = _assembler(mapping, shield.bundle.spec.observation_space)
+        self._holds = shield.bundle.spec.stop.kind == "hold"
+        self._has_command = False
+        self._last_now: Now | None = None
 
     def trip(self) -> None:
         """Emergency stop: STOP until it is reset."""
@@ -194,7 +208,8 @@ class ControlLoop:
             if not (np.abs(command) <= ZERO_COMMAND).all():
                 return "command zero first"
         self.emergency_stop = False
-        self.shield.reset()
+        if not self._holds:  # an arm that was held goes on from there, at its limited rate
+            self.shield.reset()
         return ""
 
     def forget(self) -> None:
@@ -202,6 +217,14 @@ class ControlLoop:
         for source in self._all_sources().values():
             source.forget()
         self.shield.reset()
+        self._has_command = False
+        self._last_now = None
+
+    def stop(self, reason: str) -> Command:
+        """The stop command, without deciding."""
+        decision = self.shield.stop()
+        silent = self._holds and not self._has_command
+        return Command(decision.action, decision.mode, reason, decision.task_action, silent=silent)
 
     def step(self, now: Now, fault: str = "") -> Command:
         """One turn.
@@ -212,32 +235,50 @@ class ControlLoop:
         """
         ages = {name: source.age_sec(now) for name, source in self._all_sources().items()}
         try:
-            decision, reason = self._decide(now, fault)
+            decision = self._decide(now, fault)
         except StaleError as error:
-            decision, reason = self.shield.stop(), error.reason
+            return replace(self.stop(error.reason), ages_sec=ages)
         except Exception:
             _log.exception("the control loop stops: reading the messages raised")
-            decision, reason = self.shield.stop(), "exception"
+            return replace(self.stop("exception"), ages_sec=ages)
+        self._has_command |= decision.mode is not Mode.STOP
         return Command(
             action=decision.action,
             mode=decision.mode,
-            reason=reason or decision.reason.value,
+            reason=decision.reason.value,
             proposed=decision.task_action,
             risk=decision.risk,
             distribution_score=decision.distribution_score,
             solve_time_sec=decision.solve_time_sec,
             ages_sec=ages,
+            silent=self._holds and not self._has_command,
         )
 
-    def _decide(self, now: Now, fault: str) -> tuple[ShieldDecision, str]:
+    def _decide(self, now: Now, fault: str) -> ShieldDecision:
+        self._require_steady_clock(now)
         if self.emergency_stop or fault:
             raise StaleError("emergency_stop" if self.emergency_stop else fault)
         for source in self._all_sources().values():
             source.require_fresh(now)
         obs = self._assemble({name: source.read() for name, source in self.sources.items()})
         if self.commander is None:
-            return self.shield.decide(obs), ""
-        return self.shield.filter(obs, self.commander.read()), ""
+            return self.shield.decide(obs)
+        return self.shield.filter(obs, self.commander.read())
+
+    def _require_steady_clock(self, now: Now) -> None:
+        """Messages from before and after a jump of the clock that stamps are read by do not go together.
+
+        Raises:
+            StaleError: It jumped since the last turn; all sources must speak anew.
+        """
+        last, self._last_now = self._last_now, now
+        if last is None:
+            return
+        passed = now.ros_sec - last.ros_sec
+        if passed < -CLOCK_BACK_SEC or passed - (now.monotonic_sec - last.monotonic_sec) > CLOCK_JUMP_SEC:
+            for source in self._all_sources().values():
+                source.forget()
+            raise StaleError("clock_jumped")
 
     def _all_sources(self) -> dict[str, Source]:
         return self.sources if self.commander is None else {**self.sources, self.commander.name: self.commander}

@@ -114,7 +114,13 @@ class ShieldNode(LifecycleNode):
     def _configure(self) -> None:
         parameters = read(self, ShieldParameters)
         self._settings = parameters
-        mapping = MappingSpec.from_dict(nested(self))
+        content = nested(self)
+        if "observation" not in content:
+            name = self.get_fully_qualified_name()
+            raise UserError(
+                f"no parameter observation.sources: does the parameter file name {name}, or any node by /**?"
+            )
+        mapping = MappingSpec.from_dict(content)
         shield = Shield.load(parameters.bundle, engine=parameters.engine, black_box=parameters.black_box or None)
         self._apply_eps_risk(shield, parameters.eps_risk)
         named, act_dim = len(mapping.action.fields), len(shield.bundle.spec.limits.low)
@@ -127,11 +133,11 @@ class ShieldNode(LifecycleNode):
             command_source(mapping.action, topic, parameters.command_timeout_sec, parameters.command_max_future_sec),
         )
         self._loop = ControlLoop(shield, mapping, parameters.mode, commander)
-        sources = [*self._loop.sources.values(), *([commander] if parameters.mode == "filter" else [])]
-        kinds = {source.name: message_class(source.spec.type) for source in sources}
+        self._sources = [*self._loop.sources.values(), *([commander] if parameters.mode == "filter" else [])]
+        kinds = {source.name: message_class(source.spec.type) for source in self._sources}
         self._subscriptions_ = [
             self.create_subscription(kinds[s.name], s.spec.topic, partial(self._on_message, s), SENSOR_QOS)
-            for s in sources
+            for s in self._sources
         ]
         self._commands = self.create_publisher(message_class(mapping.action.type), mapping.action.topic, COMMAND_QOS)
         self._states = self.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
@@ -175,7 +181,8 @@ class ShieldNode(LifecycleNode):
 
     def _send(self, command: Command) -> None:
         stamp = self.get_clock().now().to_msg()
-        self._commands.publish(command_message(command.action, self._mapping.action, stamp))
+        if not command.silent:
+            self._commands.publish(command_message(command.action, self._mapping.action, stamp))
         changed = self._last is None or (self._last.mode, self._last.reason) != (command.mode, command.reason)
         if changed and command.mode is not Mode.TASK:
             self.get_logger().warning(f"{command.mode.name}: {command.reason}")
@@ -184,6 +191,8 @@ class ShieldNode(LifecycleNode):
         if changed or self._turns % self._every(self._settings.state_rate_hz) == 0:
             self._states.publish(self._state(command))
         if self._turns % self._every(1.0) == 0:
+            if command.reason.endswith("_never_seen"):
+                self._say_who_is_silent()
             array = DiagnosticArray()
             array.header.stamp = stamp
             array.status = [self._state(command)]
@@ -191,10 +200,20 @@ class ShieldNode(LifecycleNode):
         if self._markers is not None:
             self._markers.publish(risk_marker(command, self._settings.marker_frame, stamp))
 
+    def _say_who_is_silent(self) -> None:
+        """Logs why nothing comes: nobody publishes, or something else than the mapping says."""
+        for subscription, source in zip(self._subscriptions_, self._sources, strict=True):
+            if source.has_spoken:
+                continue
+            types = {info.topic_type for info in self.get_publishers_info_by_topic(subscription.topic_name)}
+            if source.spec.type not in types:
+                found = f"carries {', '.join(sorted(types))}" if types else "has no publisher"
+                text = f"{subscription.topic_name} {found}: the mapping wants {source.spec.type}"
+                self.get_logger().warning(text, throttle_duration_sec=10.0)
+
     def _send_stop(self, reason: str) -> None:
         if self._loop is not None:
-            decision = self._loop.shield.stop()
-            self._send(Command(decision.action, Mode.STOP, reason, decision.task_action))
+            self._send(self._loop.stop(reason))
 
     def _every(self, rate_hz: float) -> int:
         """Turns of the loop between two messages at ``rate_hz``."""

@@ -64,9 +64,10 @@ class Limiter:
 
     def stop(self) -> FloatArray:
         """The stop command (act_dim,), at once: within the action limits, whatever the rate limits say."""
-        if not self._holds or self._last is None:
+        if not self._holds:
             self._last = self._rest
-        return self._last.copy()
+        # Where there is nothing to hold, the robot is not at rest's place: the next action is not counted from there.
+        return (self._rest if self._last is None else self._last).copy()
 
     def _clip(self, action: FloatArray) -> FloatArray:
         clipped: FloatArray = np.minimum(np.maximum(action, self._low), self._high)

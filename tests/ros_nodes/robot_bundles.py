@@ -11,19 +11,27 @@ import numpy as np
 import toy_bundles
 
 from safe_rl.shield import Mode, Shield
-from safe_rl.shield.bundle import write_bundle
+from safe_rl.shield.bundle import PolicyBundle, write_bundle
 
 OBS = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACT = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 EPS_RISK = 0.5
 
 
-def write(path: Path, **changes: Any) -> Path:
-    """Writes a bundle with graphs, so that nodes need not import PyTorch; ``changes`` are of its BundleSpec."""
+def write(path: Path) -> Path:
+    """Writes a bundle with graphs, so that nodes need not import PyTorch."""
     agent = toy_bundles.make_agent(OBS, ACT)
     spec = toy_bundles.make_spec(agent, OBS, ACT)
-    spec = dataclasses.replace(spec, switch=dataclasses.replace(spec.switch, eps_risk=EPS_RISK), **changes)
+    spec = dataclasses.replace(spec, switch=dataclasses.replace(spec.switch, eps_risk=EPS_RISK))
     write_bundle(path, spec, toy_bundles.bundle_files(agent, spec, onnx=True))
+    return path
+
+
+def change(bundle: Path, path: Path, **changes: Any) -> Path:
+    """A copy whose BundleSpec has other values."""
+    spec = dataclasses.replace(PolicyBundle.load(bundle).spec, **changes)
+    files = {name: (bundle / name).read_bytes() for name in ("weights.safetensors", "decide.onnx", "filter.onnx")}
+    write_bundle(path, spec, files)
     return path
 
 

@@ -88,6 +88,7 @@ class Robot:
         self.states: list[DiagnosticStatus] = []
         self.clock_sec: float | None = None
         """Simulated time, published where it is given."""
+        self.clock_runs = True
         self.node = rclpy.create_node("robot", namespace=namespace)
         self._odom = self.node.create_publisher(Odometry, "odom", 5)
         self._scan = self.node.create_publisher(LaserScan, "scan", 5)
@@ -106,7 +107,8 @@ class Robot:
     # -------------------------------------------------------------- processes
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        self._output = tempfile.TemporaryFile()  # a pipe that nobody reads would fill up and hold the node
+        # A pipe that nobody reads would fill up and hold the node.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         return subprocess.Popen(command, stdout=self._output, stderr=subprocess.STDOUT)
 
     def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
@@ -202,7 +204,7 @@ class Robot:
 
     def speak(self) -> None:
         if self.clock_sec is not None:
-            self.clock_sec += 0.02
+            self.clock_sec += 0.02 * self.clock_runs
             self._clock.publish(Clock(clock=self.present()))
         if self.speaking:
             odom = Odometry()

@@ -22,8 +22,10 @@ pytest.importorskip("rclpy", reason="the extra `ros` brings it")
 from geometry_msgs.msg import TwistStamped
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.srv import DescribeParameters
-from robot_bundles import Known, write
+from robot_bundles import Known, change
 from robots import LATCHED, MAPPING, RATE_HZ, TIMEOUT_SEC, DiagnosticStatus, Robot, write_parameters
+
+from ros_nodes.launch_description import SHIELD
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros")]
 
@@ -365,8 +367,8 @@ def test_a_killed_shield_falls_silent_and_comes_back(
     assert robot.commands[-1] == ZERO
 
 
-def test_the_policy_overruns(start: Callable[..., Robot], folder: Path, tmp_path: Path):
-    robot = start("/overrun", write_parameters(folder, write(tmp_path / "slow", deadline_sec=1e-9)))
+def test_the_policy_overruns(start: Callable[..., Robot], folder: Path, tmp_path: Path, bundle: Path):
+    robot = start("/overrun", write_parameters(folder, change(bundle, tmp_path / "slow", deadline_sec=1e-9)))
     robot.wait_state("STOP", "overrun")
     assert set(robot.wait_commands(3)) == {ZERO}
 
@@ -375,18 +377,43 @@ def test_the_clock_jumps(start: Callable[..., Robot], folder: Path, bundle: Path
     robot = start("/clock_jump", write_parameters(folder, bundle, use_sim_time=True))
     robot.clock_sec = 1000.0
     make_sound(robot, known.task_obs)
-    for jump, reason in [(-500.0, "stamp_went_back"), (500.0, "")]:
-        robot.clock_sec += jump
-        if reason:
-            robot.wait(lambda: any("odom_stamp" in state.message for state in robot.states), "a stop")
+    for jump_sec in (-500.0, 500.0):
+        robot.clock_sec += jump_sec
+        robot.wait_state("STOP", "clock_jumped")
         robot.wait_state("TASK", "")
-    paused = robot.clock_sec
-    robot.present = lambda ahead_sec=0.0: type(robot).present(robot, paused - robot.clock_sec)  # type: ignore[method-assign]
-    robot.stamp = robot.present
+    robot.clock_runs = False
     robot.wait_state("STOP", "odom_stamp_frozen")
+    assert set(robot.wait_commands(3)) == {ZERO}  # the loop does not stand still with the clock
 
 
 # ------------------------------------------------------------------- bad input
+
+
+def test_a_topic_of_another_type_is_named(start: Callable[..., Robot], folder: Path, bundle: Path):
+    scan = {**MAPPING["observation"]["scan"], "topic": "cmd_vel_in"}
+    robot = start("/mixed_up", write_parameters(folder, bundle, observation={**MAPPING["observation"], "scan": scan}))
+    robot.wait_state("STOP", "scan_never_seen")
+    robot.listen(2.5)
+    _, output = robot.end()
+    assert (
+        "/mixed_up/cmd_vel_in carries geometry_msgs/msg/TwistStamped: the mapping wants sensor_msgs/msg/LaserScan"
+        in output
+    )
+
+
+def test_a_parameter_file_for_another_node(tmp_path: Path):
+    path = tmp_path / "robot.yaml"
+    path.write_text("planner: {ros__parameters: {autostart: true}}", encoding="utf-8")
+    code, lines = run_to_the_end(SHIELD.command_line(SHIELD.values({"params_file": str(path), "namespace": "r2"})))
+    assert code == 2
+    assert lines[0].endswith("does the parameter file name /r2/shield, or any node by /**?")
+
+
+@pytest.mark.parametrize("arguments", [["params_file:=nowhere.yaml"], ["mode:=polite"], ["speed:=3"], ["filter"]])
+def test_arguments_that_are_refused(arguments: list[str]):
+    code, lines = run_to_the_end([sys.executable, "-m", "ros_nodes.start", "shield", *arguments])
+    assert code == 2
+    assert len(lines) == 1, lines
 
 
 def run_to_the_end(command: list[str]) -> tuple[int, list[str]]:
@@ -419,7 +446,8 @@ def one_source(**changes: Any) -> dict[str, Any]:
         (one_source(type="zoo_msgs/msg/Lion"), "zoo_msgs is not installed"),
         (one_source(entry="pose"), "observation.odom.entry"),
         ({"action": {**MAPPING["action"], "fields": ["twist.linear.x"]}}, "the bundle's action has 2"),
-        ({"observation": {}}, "observation"),
+        ({"observation": {"sources": ["odom"]}}, "it has no section odom"),
+        ({"observation": {"sources": ["odom"], "odom": {"topic": "odom"}}}, "observation.odom has no type"),
         ({"eps_risk": 0.9}, "looser than the bundle's"),
     ],
 )
