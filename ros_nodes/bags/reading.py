@@ -1,7 +1,7 @@
 """Reads rosbag2 recordings: sqlite3 and MCAP, compressed by file or message or not, split, and cut short.
 
-Files are read one by one, so that a recording whose ``metadata.yaml`` was never written (its recorder was killed) is read
-like any other. Types come from the recording itself, or else from ROS 2's standard ones.
+Files are read one by one, so that a recording whose ``metadata.yaml`` was never written (its recorder was killed) is
+read like any other. Types come from the recording itself, or else from ROS 2's standard ones.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from safe_rl.errors import UserError
 
 try:
     import zstandard
-    from mcap.exceptions import McapError
-    from mcap.records import Channel, Message, Schema
-    from mcap.stream_reader import StreamReader
+    from mcap.records import Channel, Schema
     from rosbags.interfaces import MessageDefinitionFormat
     from rosbags.rosbag2 import Reader
     from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+
+    from ros_nodes.bags.cut_files import cut_records
 except ImportError as error:
     raise UserError(
         f"recordings are read by the packages rosbags and mcap ({error.name} is not installed): "
@@ -42,12 +42,8 @@ _METADATA = "metadata.yaml"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """No serialized message begins like this: its first byte is zero."""
 _STORAGES = (".mcap", ".db3")
-_FAULTS = (OSError, ValueError, KeyError, IndexError, TypeError, AssertionError, ArithmeticError, EOFError)
-"""What ``rosbags`` and ``mcap`` raise besides their own errors where bytes are missing or wrong."""
-
-
 Take = Callable[[str, Any], Any]
-"""``take(topic, message)``: what to keep of a message; called as the file is read, so that pictures need not all fit."""
+"""``take(topic, message)``: what to keep of a message; called while the file is read, so pictures can be shrunk."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ def open_bag(path: Path, wanted: Mapping[str, str], take: Take) -> Bag:
             if complaint:
                 damage.append(f"{file.name}: {complaint}")
     if not content.counts:
-        reason = f" ({damage[0]})" if damage else ""
+        reason = f" ({damage[-1]})" if damage else ""
         raise UserError(f"{path} holds no message{reason}: record again, or leave it out")
     for line in damage:
         logger.warning("%s: %s", path, line)
@@ -206,7 +202,7 @@ class _Content:
             raise
         except Exception as error:  # the packages' own, and those of the database
             if file.suffix == ".mcap" and self.counts.total() == before:
-                return complaint or self._read_cut(file)
+                return self._read_cut(file)
             read = self.counts.total() - before
             return complaint or f"damaged after {read} messages, the rest is left out ({_one_line(error)})"
         return complaint
@@ -217,24 +213,21 @@ class _Content:
         schemas: dict[int, Schema] = {}
         reason, before = "", self.counts.total()
         try:
-            with file.open("rb") as stream:
-                for record in StreamReader(stream).records:
-                    if isinstance(record, Schema):
-                        schemas[record.id] = record
-                    elif isinstance(record, Channel):
-                        schema = schemas[record.schema_id]
-                        if record.message_encoding != "cdr":
-                            raise UserError(f"{file.name} is no recording of ROS 2: it is of {record.message_encoding}")
-                        kind = "idl" if "idl" in schema.encoding else "msg"
-                        self._topic(record.topic, schema.name, kind, schema.data.decode())
-                        channels[record.id] = record.topic
-                    elif isinstance(record, Message):
-                        self._message(channels[record.channel_id], record.log_time, record.data)
-        except UserError:
-            raise
-        except (McapError, zstandard.ZstdError, RuntimeError, *_FAULTS) as error:
-            reason = f" ({_one_line(error)})" if _one_line(error) else ""
-        return f"cut short; {self.counts.total() - before} messages before the cut are read{reason}"
+            for record in cut_records(file):
+                if isinstance(record, Schema):
+                    schemas[record.id] = record
+                elif isinstance(record, Channel):
+                    if record.message_encoding != "cdr":
+                        raise UserError(f"{self.name} is no recording of ROS 2: it holds {record.message_encoding}")
+                    schema = schemas[record.schema_id]
+                    kind = "idl" if "idl" in schema.encoding else "msg"
+                    self._topic(record.topic, schema.name, kind, schema.data.decode())
+                    channels[record.id] = record.topic
+                else:
+                    self._message(channels[record.channel_id], record.log_time, record.data)
+        except (OSError, ValueError, KeyError) as error:
+            reason = f" ({_one_line(error)})"
+        return f"cut short: {self.counts.total() - before} messages are read{reason}"
 
     def _topic(self, topic: str, kind: str, encoding: str, definition: str) -> None:
         if self.types.setdefault(topic, kind) != kind:

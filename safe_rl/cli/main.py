@@ -30,7 +30,7 @@ class Command:
 
 
 COMMANDS = {
-    "collect": Command("Collect offline data.", "safe_rl.cli.collect", "run_collect", "CollectConfig"),
+    "collect": Command("Collect offline data.", "safe_rl.cli.collect", "main"),
     "inspect": Command("Print and plot what a dataset holds.", "safe_rl.cli.inspect", "run_inspect", "InspectConfig"),
     "pretrain": Command("Pretrain the risk critic and the recovery policy.", "safe_rl.cli.train", "pretrain_main"),
     "train": Command("Train a method: safe-rl train METHOD --env ...", "safe_rl.cli.train", "main"),

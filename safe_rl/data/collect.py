@@ -28,7 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class CollectConfig:
-    """Collects offline data in an environment."""
+    """Collects offline data in an environment, or from recordings of a robot: safe-rl collect --from-bag --help."""
 
     env: str
     """Environment: a registered id or package.module:factory."""
