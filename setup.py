@@ -30,6 +30,9 @@ SIM = ["pybullet>=3.2.5", "opencv-python-headless>=4.8"]
 # Ray's Python API has been stable through 2.x; 3.0 may drop what is deprecated today.
 RAY = ["ray>=2.9,<3"]
 
+# What reads and writes recordings, with or without ROS: pure Python and small.
+BAGS = ["mcap>=1.2", "rosbags>=0.10", "pyyaml>=6"]
+
 # For development and CI. A robot takes ROS 2 from its own packages (Humble, Jazzy or Kilted), not from here.
 ROS = [
     f"ros-kilted-{package}"
@@ -48,7 +51,7 @@ ROS = [
         "lifecycle-msgs",
         "rcl-interfaces",
     )
-] + ["mcap>=1.2", "rosbags>=0.10"]
+] + BAGS
 
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
 
@@ -94,10 +97,12 @@ setup(
     ],
     zip_safe=False,
     install_requires=CORE,
-    extras_require={"sim": SIM, "ray": RAY, "ros": ROS, "onnx": ONNX, "bench": BENCH, "dev": DEV},
+    extras_require={"sim": SIM, "ray": RAY, "bags": BAGS, "ros": ROS, "onnx": ONNX, "bench": BENCH, "dev": DEV},
     entry_points={
         "console_scripts": ["safe-rl = safe_rl.cli.main:main"],
         # Read by safe_rl.envs.factory; Gymnasium itself stopped reading this group in 1.0.
         "gymnasium.envs": ["__root__ = sim:register_envs"],
+        # How the core finds what reads recordings without importing it: see safe_rl.cli.collect.
+        "safe_rl.collectors": ["from-bag = ros_nodes.bags.convert"],
     },
 )
