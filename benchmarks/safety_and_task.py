@@ -107,9 +107,16 @@ class Job:
             _safe_rl(self.dataset.with_suffix(".log"), command, self.dataset)
 
     def run(self) -> None:
-        """Trains, unless it is done."""
+        """Trains, unless it is done; one that fails says so and leaves the others their turn."""
         if len(self.rows()) >= self.episodes:
             return
+        try:
+            self._train()
+        except subprocess.CalledProcessError:
+            log = self.folder.with_suffix(".log")
+            print(f"{log}: {(log.read_text().splitlines() or ['it failed'])[-1]}", file=sys.stderr)
+
+    def _train(self) -> None:
         method, *preset = VARIANTS[self.variant]
         command = ["train", method, "--env", self.env, "--seed", str(self.seed), "--episodes", str(self.episodes)]
         if self.learns_risk:
