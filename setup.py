@@ -1,6 +1,7 @@
 """Metadata of the distribution ``safe_rl``, for pip and for colcon (ament_python) alike."""
 
 import re
+from glob import glob
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -94,12 +95,20 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/safe_rl"]),
         ("share/safe_rl", ["package.xml"]),
+        ("share/safe_rl/launch", sorted(glob("launch/*.launch.py"))),
+        ("share/safe_rl/launch/config", sorted(glob("launch/config/*.yaml"))),
     ],
     zip_safe=False,
     install_requires=CORE,
     extras_require={"sim": SIM, "ray": RAY, "bags": BAGS, "ros": ROS, "onnx": ONNX, "bench": BENCH, "dev": DEV},
     entry_points={
-        "console_scripts": ["safe-rl = safe_rl.cli.main:main"],
+        "console_scripts": [
+            "safe-rl = safe_rl.cli.main:main",
+            # The names that `ros2 run safe_rl <node>` goes by; setup.cfg says where colcon puts them.
+            "shield_node = ros_nodes.shield_node:main",
+            "sim_robot_node = ros_nodes.sim_robot_node:main",
+            "constraint_monitor_node = ros_nodes.constraint_monitor_node:main",
+        ],
         # Read by safe_rl.envs.factory; Gymnasium itself stopped reading this group in 1.0.
         "gymnasium.envs": ["__root__ = sim:register_envs"],
         # How the core finds what reads recordings without importing it: see safe_rl.cli.collect.
