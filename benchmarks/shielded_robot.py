@@ -3,9 +3,11 @@
     safe-rl export runs/maze/tuned --onnx --output bundles/maze
     python -m benchmarks.shielded_robot bundles/maze                    # in process and over topics, in real time
     python -m benchmarks.shielded_robot bundles/* --topic-episodes 0    # in process only
+    python -m benchmarks.shielded_robot bundles/* --topic-episodes 0 --eps-factor 0.1    # a tighter threshold
 
-The reckless commander drives at full speed at the nearest obstacle, the careful one is the environment's expert. Over topics robot and shield are processes of their own, at 20 Hz over Fast DDS, and the commander a third. Needs the
-extras sim, ros and onnx. Results: ``docs/results/shielded_robot.md``.
+The reckless commander drives at full speed at the nearest obstacle, the careful one is the environment's expert. Over
+topics robot and shield are processes of their own, at 20 Hz over Fast DDS, and the commander a third. Needs the extras
+sim, ros and onnx. Results: ``docs/results/shielded_robot.md``.
 """
 
 from __future__ import annotations
@@ -91,11 +93,15 @@ def careful(env: CostEnv) -> Commander:
 # ------------------------------------------------------------------- in process
 
 
-def in_process(bundle: Path, env: CostEnv, episodes: int, commander: Commander | None, *, shielded: bool) -> Tally:
+def in_process(
+    bundle: Path, env: CostEnv, episodes: int, commander: Commander | None, *, eps_risk: float, shielded: bool = True
+) -> Tally:
     """Runs episodes with the node's control loop, or with the bare commander, and no delay between the two."""
     mapping = MappingSpec.from_dict(default_mapping(env))
     spec = SourceSpec("command_in", mapping.action.type, ("data",))
-    loop = ControlLoop(Shield.load(bundle), mapping, "filter" if commander else "policy", Source("commander", spec))
+    shield = Shield.load(bundle)
+    shield.eps_risk = eps_risk
+    loop = ControlLoop(shield, mapping, "filter" if commander else "policy", Source("commander", spec))
     tally, now_sec = Tally(), 0.0
     for episode in range(episodes):
         obs, _ = env.reset(seed=SEED if episode == 0 else None)
@@ -129,6 +135,7 @@ def over_topics(
     episodes: int,
     commander: Commander | None,
     *,
+    eps_risk: float,
     shielded: bool = True,
     robot: dict[str, Any] | None = None,
 ) -> Tally:
@@ -136,7 +143,9 @@ def over_topics(
     import rclpy
 
     with tempfile.TemporaryDirectory() as folder:
-        params = _write_parameters(Path(folder), bundle, env.name, "filter" if commander else "policy", robot or {})
+        params = _write_parameters(
+            Path(folder), bundle, env.name, "filter" if commander else "policy", eps_risk, robot or {}
+        )
         nodes = ["sim_robot_node", *(["shield_node"] if shielded else [])]
         with _processes(nodes, params):
             rclpy.init(args=[])
@@ -146,7 +155,7 @@ def over_topics(
                 rclpy.try_shutdown()
 
 
-def _write_parameters(folder: Path, bundle: Path, env: str, mode: str, robot: dict[str, Any]) -> Path:
+def _write_parameters(folder: Path, bundle: Path, env: str, mode: str, eps_risk: float, robot: dict[str, Any]) -> Path:
     place = "pose.pose.position"
     odometry = {"topic": "odom", "type": "nav_msgs/msg/Odometry", "fields": [f"{place}.x", f"{place}.y"]}
     command = ["twist.linear.x", "twist.linear.y"]
@@ -155,7 +164,7 @@ def _write_parameters(folder: Path, bundle: Path, env: str, mode: str, robot: di
         "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/TwistStamped", "fields": command},
         "rate_hz": RATE_HZ,
     }
-    shield = {"bundle": str(bundle), "mode": mode, "autostart": True, "state_rate_hz": RATE_HZ}
+    shield = {"bundle": str(bundle), "mode": mode, "eps_risk": eps_risk, "autostart": True, "state_rate_hz": RATE_HZ}
     sim_robot = {"env": env, "seed": SEED, "settle_sec": SETTLE_SEC, "pause_sec": PAUSE_SEC, **robot}
     path = folder / "robot.yaml"
     nodes = {"/**": shared, "shield": shield, "sim_robot": sim_robot}
@@ -213,7 +222,7 @@ def _watch(episodes: int, commander: Commander | None, shielded: bool) -> Tally:
         place = message.pose.pose.position
         command = TwistStamped()
         command.header.stamp = node.get_clock().now().to_msg()
-        command.twist.linear.x, command.twist.linear.y = map(float, commander(np.float32([place.x, place.y])))
+        command.twist.linear.x, command.twist.linear.y = map(float, commander(np.array([place.x, place.y], np.float32)))
         commands.publish(command)
 
     node.create_subscription(Bool, "violation", lambda m: outcome.update(violation=outcome["violation"] or m.data), 10)
@@ -244,37 +253,43 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=500, help="in process, of each kind")
     parser.add_argument("--topic-episodes", type=int, default=100, help="over topics, of each kind but the reckless")
     parser.add_argument("--reckless-topic-episodes", type=int, default=40, help="over topics; each lasts 5 s or more")
+    parser.add_argument("--eps-factor", type=float, default=1.0, help="tightens the bundles' eps_risk")
     args = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", "96")
     for bundle in args.bundles:
-        spec = PolicyBundle.load(bundle).spec
-        measure(bundle, make_env(spec.env), args, f"{spec.env}, eps_risk {spec.switch.eps_risk:.3g}")
+        measure(bundle, args)
 
 
-def measure(bundle: Path, env: CostEnv, args: argparse.Namespace, title: str) -> None:
-    print(f"\n{bundle.name}: {title}\n")
+def measure(bundle: Path, args: argparse.Namespace) -> None:
+    """Prints the table of one bundle."""
+    spec = PolicyBundle.load(bundle).spec
+    env = make_env(spec.env)
+    eps_risk = spec.switch.eps_risk * args.eps_factor
+    print(f"\n{bundle.name}: {spec.env}, eps_risk {eps_risk:.3g}\n")
     print("| what | episodes | violations (95 %) | successes | decisions | of these not TASK |")
     print("|---|---|---|---|---|---|", flush=True)
 
-    def show(what: str, tally: Tally) -> Tally:
+    def show(run: Callable[..., Tally], what: str, episodes: int, commander: Commander | None, **kwargs: Any) -> Tally:
+        tally = run(bundle, env, episodes, commander, eps_risk=eps_risk, **kwargs)
         print(tally.row(what), flush=True)
         return tally
 
-    bare = show("reckless, no shield", in_process(bundle, env, args.episodes, reckless(env), shielded=False))
-    held = show("reckless, shielded", in_process(bundle, env, args.episodes, reckless(env), shielded=True))
-    show("careful, no shield", in_process(bundle, env, args.episodes, careful(env), shielded=False))
-    show("careful, shielded", in_process(bundle, env, args.episodes, careful(env), shielded=True))
-    show("policy", in_process(bundle, env, args.episodes, None, shielded=True))
+    number = args.episodes
+    bare = show(in_process, "reckless, no shield", number, reckless(env), shielded=False)
+    held = show(in_process, "reckless, shielded", number, reckless(env))
+    show(in_process, "careful, no shield", number, careful(env), shielded=False)
+    show(in_process, "careful, shielded", number, careful(env))
+    show(in_process, "policy", number, None)
     print_prevented("in process", bare, held)
-    if args.topic_episodes:
-        show("policy, over topics", over_topics(bundle, env, args.topic_episodes, None))
+    if number := args.topic_episodes:
+        show(over_topics, "policy, over topics", number, None)
         late = {"command_delay_sec": 1 / RATE_HZ}
-        show("policy, over topics, one period late", over_topics(bundle, env, args.topic_episodes, None, robot=late))
-        show("careful, shielded, over topics", over_topics(bundle, env, args.topic_episodes, careful(env)))
+        show(over_topics, "policy, over topics, one period late", number, None, robot=late)
+        show(over_topics, "careful, shielded, over topics", number, careful(env))
         number = args.reckless_topic_episodes
-        bare = show("reckless, no shield, over topics", over_topics(bundle, env, number, reckless(env), shielded=False))
-        held = show("reckless, shielded, over topics", over_topics(bundle, env, number, reckless(env)))
+        bare = show(over_topics, "reckless, no shield, over topics", number, reckless(env), shielded=False)
+        held = show(over_topics, "reckless, shielded, over topics", number, reckless(env))
         print_prevented("over topics", bare, held)
 
 
