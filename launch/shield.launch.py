@@ -34,8 +34,10 @@ def start(description: NodeDescription, values: dict[str, str], num_restarts: in
     def on_exit(event: ProcessExited, context: LaunchContext) -> list:
         if context.is_shutdown:  # Ctrl-C: nothing to add, and the exit code stays 0
             return []
+        if event.returncode == 0:
+            return [EmitEvent(event=Shutdown(reason=f"{description.name} was asked to end"))]
         if not description.restarts(event.returncode, num_restarts):
-            return [EmitEvent(event=Shutdown(reason=f"{description.name} ended with {event.returncode}"))]
+            raise RuntimeError(f"{description.name} ended with {event.returncode}")  # the exit code of launch is 1
         count = f"restart {num_restarts + 1} of {description.max_restarts}"
         again = start(description, values, num_restarts + 1)
         return [
