@@ -137,6 +137,7 @@ def over_topics(
     *,
     eps_risk: float,
     shielded: bool = True,
+    shield_rate_hz: float = RATE_HZ,
     robot: dict[str, Any] | None = None,
 ) -> Tally:
     """The same with robot and shield as processes, in real time; ``robot`` are further parameters of the robot."""
@@ -155,17 +156,15 @@ def over_topics(
                 rclpy.try_shutdown()
 
 
-def _write_parameters(folder: Path, bundle: Path, env: str, mode: str, eps_risk: float, robot: dict[str, Any]) -> Path:
+def _write_parameters(folder: Path, shield: dict[str, Any], robot: dict[str, Any]) -> Path:
     place = "pose.pose.position"
     odometry = {"topic": "odom", "type": "nav_msgs/msg/Odometry", "fields": [f"{place}.x", f"{place}.y"]}
     command = ["twist.linear.x", "twist.linear.y"]
     shared = {
         "observation": {"sources": ["odom"], "odom": odometry},
         "action": {"topic": "cmd_vel", "type": "geometry_msgs/msg/TwistStamped", "fields": command},
-        "rate_hz": RATE_HZ,
     }
-    shield = {"bundle": str(bundle), "mode": mode, "eps_risk": eps_risk, "autostart": True, "state_rate_hz": RATE_HZ}
-    sim_robot = {"env": env, "seed": SEED, "settle_sec": SETTLE_SEC, "pause_sec": PAUSE_SEC, **robot}
+    sim_robot = {"seed": SEED, "rate_hz": RATE_HZ, "settle_sec": SETTLE_SEC, "pause_sec": PAUSE_SEC, **robot}
     path = folder / "robot.yaml"
     nodes = {"/**": shared, "shield": shield, "sim_robot": sim_robot}
     path.write_text(yaml.safe_dump({name: {"ros__parameters": own} for name, own in nodes.items()}), encoding="utf-8")
