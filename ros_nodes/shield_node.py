@@ -50,6 +50,7 @@ class ShieldNode(LifecycleNode):
         self._last: Command | None = None
         self._turns = 0
         self._fault = ""
+        self._said: set[str] = set()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         if read(self, ShieldParameters).autostart:
@@ -75,6 +76,7 @@ class ShieldNode(LifecycleNode):
         if self._loop is None:
             return TransitionCallbackReturn.FAILURE
         self._loop.forget()
+        self._said.clear()
         self._timer.reset()
         return TransitionCallbackReturn.SUCCESS
 
@@ -209,7 +211,9 @@ class ShieldNode(LifecycleNode):
             if source.spec.type not in types:
                 found = f"carries {', '.join(sorted(types))}" if types else "has no publisher"
                 text = f"{subscription.topic_name} {found}: the mapping wants {source.spec.type}"
-                self.get_logger().warning(text, throttle_duration_sec=10.0)
+                if text not in self._said:
+                    self.get_logger().warning(text)
+                    self._said.add(text)
 
     def _send_stop(self, reason: str) -> None:
         if self._loop is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -85,6 +86,8 @@ class Robot:
         self.command: np.ndarray | None = None
         """What this process commands in filter mode."""
         self.commands: list[tuple[float, float]] = []
+        self.command_stamps_sec: list[float] = []
+        """When the shield sent them."""
         self.states: list[DiagnosticStatus] = []
         self.clock_sec: float | None = None
         """Simulated time, published where it is given."""
@@ -115,8 +118,12 @@ class Robot:
         """Sends a signal and waits, listening; returns exit code and output."""
         self.process.send_signal(number)
         self.wait(lambda: self.process.poll() is not None, "the end of the process")
-        self._output.seek(0)
-        return self.process.returncode, self._output.read().decode()
+        return self.process.returncode, self.output
+
+    @property
+    def output(self) -> str:
+        """What the process has written so far."""
+        return os.pread(self._output.fileno(), 1_000_000, 0).decode()
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -201,6 +208,7 @@ class Robot:
 
     def _on_command(self, message: TwistStamped) -> None:
         self.commands.append((message.twist.linear.x, message.twist.angular.z))
+        self.command_stamps_sec.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
 
     def speak(self) -> None:
         if self.clock_sec is not None:
