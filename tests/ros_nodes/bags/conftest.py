@@ -1,0 +1,8 @@
+"""Recordings that the tests write themselves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
