@@ -6,12 +6,13 @@ JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test lint docs format clean
 
 help:
 	@echo "make demo    collect, pretrain, train with and without the shield, report (at most 10 minutes)"
 	@echo "make test    the whole test suite (at most 10 minutes)"
 	@echo "make lint    ruff, mypy and the import rules"
+	@echo "make docs    the documentation site, in site/ (open site/index.html)"
 	@echo "make format  let ruff format and mend what it can"
 	@echo "make clean   remove .venv and the caches; your data/ and runs/ stay"
 
@@ -34,10 +35,13 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

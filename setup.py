@@ -66,6 +66,12 @@ DEV = [
     "import-linter>=2.0",
 ]
 
+DOCS = [
+    "mkdocs>=1.6,<2",  # Material and mkdocstrings are plugins of 1.x
+    "mkdocs-material>=9.5,<10",
+    "mkdocstrings[python]>=0.26,<2",
+]
+
 BENCH = ["stable-baselines3>=2.3"]  # the peer that the learner's speed is measured beside
 
 setup(
@@ -100,7 +106,16 @@ setup(
     ],
     zip_safe=False,
     install_requires=CORE,
-    extras_require={"sim": SIM, "ray": RAY, "bags": BAGS, "ros": ROS, "onnx": ONNX, "bench": BENCH, "dev": DEV},
+    extras_require={
+        "sim": SIM,
+        "ray": RAY,
+        "bags": BAGS,
+        "ros": ROS,
+        "onnx": ONNX,
+        "bench": BENCH,
+        "docs": DOCS,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": [
             "safe-rl = safe_rl.cli.main:main",

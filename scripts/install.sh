@@ -46,4 +46,4 @@ if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' && ! c
 fi
 
 echo "Installing into .venv ($(.venv/bin/python -V)); this takes a minute or two."
-.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[sim,onnx,bags,dev]'
+.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[sim,onnx,bags,docs,dev]'
