@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -79,8 +80,11 @@ def random_observations(space: dict[str, Any], count: int, seed: int) -> list[An
 def _bounds(space: dict[str, Any], name: str) -> list[npt.NDArray[np.float64]]:
     if space["type"] == "Dict":
         return [part for _, entry in sorted(space["spaces"].items()) for part in _bounds(entry, name)]
-    flat = np.array(space[name], dtype=np.float64).reshape(-1)
-    return [np.broadcast_to(flat, (int(np.prod(space["shape"])),))]
+    try:
+        flat = np.array(space[name], dtype=np.float64).reshape(-1)
+        return [np.broadcast_to(flat, (math.prod(space["shape"]),))]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"damaged description of the observation space: {name} does not fit ({error!r})") from error
 
 
 def cold_start_sec(bundle: Path, engine: str) -> float:

@@ -36,12 +36,14 @@ class Box:
         """Checks ``value`` and writes it flat into ``out``.
 
         Raises:
-            ObservationError: Wrong shape or dtype.
+            ObservationError: Wrong shape or dtype, or a masked array that lacks numbers.
         """
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise ObservationError("observation_unreadable")  # what stands below a mask is no measurement
         array = np.asarray(value)
         if array.shape != self.shape:
             raise ObservationError("observation_wrong_shape")
-        if array.dtype is FLOAT32:
+        if array.dtype is FLOAT32 is self.dtype:
             out[:] = array.reshape(-1)
             return
         if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
@@ -71,7 +73,10 @@ class ObservationLayout:
                 return
             if description["type"] != "Box":
                 raise UserError(f"observation space of kind {description['type']!r}: it must be a Box or a Dict")
-            box = Box(tuple(int(n) for n in description["shape"]), np.dtype(description["dtype"]))
+            shape = description["shape"]
+            if not all(type(length) is int and length >= 0 for length in shape):
+                raise ValueError(f"shape {shape}")
+            box = Box(tuple(shape), np.dtype(description["dtype"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"damaged description of the observation space ({error!r})") from error
         end = self.size + math.prod(box.shape)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from safe_rl.envs.spaces import flat_dim, flatten_observation, space_to_json
 from safe_rl.errors import UserError
+from safe_rl.shield.latency import random_observations
 from safe_rl.shield.observation import ObservationLayout
 
 boxes = st.builds(
@@ -40,8 +41,16 @@ def test_it_flattens_as_the_training_does(space: gym.Space, seed: int) -> None:
 @pytest.mark.parametrize(
     "description",
     [None, {}, {"type": "Discrete", "n": 3}, {"type": "Box"}, {"type": "Dict"}, {"type": "Dict", "spaces": [1]},
-     {"type": "Box", "shape": [2], "dtype": "no"}],
+     {"type": "Box", "shape": [2], "dtype": "no"}, {"type": "Box", "shape": [-1, -2], "dtype": "float32"},
+     {"type": "Box", "shape": ["2"], "dtype": "float32"}],
 )  # fmt: skip
 def test_a_description_that_is_none_is_one_line(description) -> None:
     with pytest.raises(UserError, match="observation space"):
         ObservationLayout(description)
+
+
+@pytest.mark.parametrize("low", ["x", [], {}, [0, 1, 2], 10**400])
+def test_bounds_that_are_none_are_one_line(low) -> None:
+    space = {"type": "Box", "low": low, "high": 1.0, "shape": [2], "dtype": "float32"}
+    with pytest.raises(UserError, match="observation space: low does not fit"):
+        random_observations(space, 1, seed=0)
