@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safe_rl.shield.observation import Box, ObservationError, is_finite
-from safe_rl.shield.spec import LimitSpec, StopSpec
+from safe_rl.shield.spec import LARGEST_FLOAT32, LimitSpec, StopSpec
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -28,7 +28,8 @@ class Limiter:
         self._box = Box((self.act_dim,), np.dtype(np.float32))
         self._step: FloatArray | None = None
         if limits.max_rate is not None and limits.control_period_sec is not None:
-            self._step = np.array(limits.max_rate, dtype=np.float32) * np.float32(limits.control_period_sec)
+            steps = [rate * limits.control_period_sec for rate in limits.max_rate]
+            self._step = np.array([min(step, LARGEST_FLOAT32) for step in steps], dtype=np.float32)
         self._holds = stop.kind == "hold"
         self._rest = self._clip(np.array(stop.action or np.zeros(self.act_dim), dtype=np.float32))
         self._last: FloatArray | None = None

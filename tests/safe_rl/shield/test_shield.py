@@ -120,6 +120,7 @@ def test_the_truth_table(make, engine):
         (np.array([None, 1, 2]), Reason.OBSERVATION_WRONG_DTYPE),
         (None, Reason.OBSERVATION_WRONG_SHAPE),
         ([[1, 2], [3]], Reason.OBSERVATION_UNREADABLE),
+        (np.ma.array([0, 1, 0], np.float32, mask=[0, 1, 0]), Reason.OBSERVATION_UNREADABLE),
     ],
 )
 def test_an_observation_that_cannot_be_decided_on_stops(make, engine, obs, reason):
@@ -145,6 +146,7 @@ def test_finite_numbers_whose_square_overflows_are_finite(make):
         ([0.0], Reason.PROPOSAL_WRONG_SHAPE),
         (["1", "2"], Reason.PROPOSAL_WRONG_DTYPE),
         ([[1], [2, 3]], Reason.PROPOSAL_UNREADABLE),
+        (np.ma.array([0.0, 1.0], mask=[1, 0]), Reason.PROPOSAL_UNREADABLE),
     ],
 )
 def test_a_command_that_cannot_be_judged_stops(make, proposal, reason):
@@ -259,6 +261,11 @@ def test_rates_are_limited_from_rest_and_stop_is_immediate(make, engine):
     np.testing.assert_allclose(shield.decide(OBS).action, [-0.1, 0.4], rtol=1e-6)
 
 
+def test_rates_beyond_float32_are_finite_steps(make):
+    limits = LimitSpec((-1.0, -1.0), (1.0, 1.0), max_rate=(1e-46, 1e38), control_period_sec=1e300)
+    np.testing.assert_array_equal(make(limits=limits).decide(OBS).action, TASK_ACTION)
+
+
 @pytest.mark.parametrize(
     ("stop", "low", "first", "later"),
     [
@@ -299,8 +306,9 @@ def test_dict_observations_are_read_entry_by_entry(make, engine):
     np.testing.assert_array_equal(engine.seen[-1], np.float32([[3, 4, 5, 255, 1, 2]]))
     assert shield.decide({"b": [1.0, 2.0]}).reason is Reason.OBSERVATION_ENTRY_MISSING
     assert shield.decide([1.0]).reason is Reason.OBSERVATION_ENTRY_MISSING
-    floats = {**obs, "a": {"image": np.zeros((2, 2))}}
-    assert shield.decide(floats).reason is Reason.OBSERVATION_WRONG_DTYPE
+    for dtype in (np.float64, np.float32):  # an image of 0 to 1 would be all but black
+        floats = {**obs, "a": {"image": np.ones((2, 2), dtype)}}
+        assert shield.decide(floats).reason is Reason.OBSERVATION_WRONG_DTYPE
 
 
 class Hostile:
