@@ -94,9 +94,16 @@ def careful(env: CostEnv) -> Commander:
 
 
 def in_process(
-    bundle: Path, env: CostEnv, episodes: int, commander: Commander | None, *, eps_risk: float, shielded: bool = True
+    bundle: Path,
+    env: CostEnv,
+    episodes: int,
+    commander: Commander | None,
+    *,
+    eps_risk: float,
+    shielded: bool = True,
+    late: bool = False,
 ) -> Tally:
-    """Runs episodes with the node's control loop, or with the bare commander, and no delay between the two."""
+    """Runs episodes with the node's control loop, or with the bare commander; ``late``: each action a step later."""
     mapping = MappingSpec.from_dict(default_mapping(env))
     spec = SourceSpec("command_in", mapping.action.type, ("data",))
     shield = Shield.load(bundle)
@@ -105,6 +112,7 @@ def in_process(
     tally, now_sec = Tally(), 0.0
     for episode in range(episodes):
         obs, _ = env.reset(seed=SEED if episode == 0 else None)
+        held_back = np.zeros_like(env.action_space.sample())
         while True:
             now_sec += 1 / RATE_HZ
             proposed = None if commander is None else commander(obs)
@@ -117,6 +125,8 @@ def in_process(
                 action = decision.action
                 tally.decisions += 1
                 tally.interventions += decision.mode is not Mode.TASK
+            if late:
+                action, held_back = held_back, action
             obs, _, terminated, truncated, info = env.step(action)
             if terminated or truncated:
                 break
@@ -144,9 +154,9 @@ def over_topics(
     import rclpy
 
     with tempfile.TemporaryDirectory() as folder:
-        params = _write_parameters(
-            Path(folder), bundle, env.name, "filter" if commander else "policy", eps_risk, robot or {}
-        )
+        shield = {"bundle": str(bundle), "mode": "filter" if commander else "policy", "eps_risk": eps_risk}
+        shield |= {"autostart": True, "rate_hz": shield_rate_hz, "state_rate_hz": shield_rate_hz}
+        params = _write_parameters(Path(folder), shield, {"env": env.name, **(robot or {})})
         nodes = ["sim_robot_node", *(["shield_node"] if shielded else [])]
         with _processes(nodes, params):
             rclpy.init(args=[])
@@ -253,6 +263,7 @@ def main() -> None:
     parser.add_argument("--topic-episodes", type=int, default=100, help="over topics, of each kind but the reckless")
     parser.add_argument("--reckless-topic-episodes", type=int, default=40, help="over topics; each lasts 5 s or more")
     parser.add_argument("--eps-factor", type=float, default=1.0, help="tightens the bundles' eps_risk")
+    parser.add_argument("--shield-rate", type=float, default=RATE_HZ, help="decisions a second over topics, in Hz")
     args = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", "96")
@@ -280,15 +291,21 @@ def measure(bundle: Path, args: argparse.Namespace) -> None:
     show(in_process, "careful, no shield", number, careful(env), shielded=False)
     show(in_process, "careful, shielded", number, careful(env))
     show(in_process, "policy", number, None)
+    show(in_process, "reckless, shielded, one step late", number, reckless(env), late=True)
+    show(in_process, "careful, no shield, one step late", number, careful(env), shielded=False, late=True)
+    show(in_process, "careful, shielded, one step late", number, careful(env), late=True)
+    show(in_process, "policy, one step late", number, None, late=True)
     print_prevented("in process", bare, held)
     if number := args.topic_episodes:
-        show(over_topics, "policy, over topics", number, None)
+        rate = {"shield_rate_hz": args.shield_rate}
         late = {"command_delay_sec": 1 / RATE_HZ}
-        show(over_topics, "policy, over topics, one period late", number, None, robot=late)
-        show(over_topics, "careful, shielded, over topics", number, careful(env))
+        show(over_topics, "policy, over topics", number, None, **rate)
+        show(over_topics, "policy, over topics, one period late", number, None, robot=late, **rate)
+        show(over_topics, "careful, no shield, over topics", number, careful(env), shielded=False)
+        show(over_topics, "careful, shielded, over topics", number, careful(env), **rate)
         number = args.reckless_topic_episodes
         bare = show(over_topics, "reckless, no shield, over topics", number, reckless(env), shielded=False)
-        held = show(over_topics, "reckless, shielded, over topics", number, reckless(env))
+        held = show(over_topics, "reckless, shielded, over topics", number, reckless(env), **rate)
         print_prevented("over topics", bare, held)
 
 
