@@ -38,8 +38,8 @@ class NodeDescription:
     name: str
     """Name of the node in the graph."""
     arguments: tuple[Argument, ...]
-    parameters: tuple[str, ...]
-    """Arguments that become parameters where they are not empty, over what the parameter file says."""
+    parameters: tuple[tuple[str, str], ...]
+    """Arguments, and the parameters that they become where they are not empty, over what the parameter file says."""
     fixed: tuple[tuple[str, bool], ...] = ()
     """Parameters that are always set."""
     max_restarts: int = 5
@@ -65,7 +65,7 @@ class NodeDescription:
 
     def overrides(self, values: Mapping[str, str]) -> dict[str, str | bool]:
         """Parameters that are set beside the parameter file."""
-        given: dict[str, str | bool] = {name: values[name] for name in self.parameters if values[name]}
+        given: dict[str, str | bool] = {to: values[name] for name, to in self.parameters if values[name]}
         return {**given, **dict(self.fixed)}
 
     def restarts(self, exit_code: int, num_restarts: int) -> bool:
@@ -99,10 +99,17 @@ SHIELD = NodeDescription(
             "mode", "policy: the bundle drives; filter: another stack's commands; empty: as the parameter file says",
             choices=("", "policy", "filter"),
         ),
+        Argument("command_topic", "Where commands come in by in filter mode; empty: as the parameter file says"),
+        Argument("output_topic", "Where commands go to, for a dry run one that nobody obeys; empty: as the file says"),
         Argument("namespace", "Namespace of node and topics, for two robots at once; empty: none"),
         Argument("log_level", "Least level that is logged", "info", ("debug", "info", "warn", "error", "fatal")),
     ),
-    parameters=("bundle", "mode"),
+    parameters=(
+        ("bundle", "bundle"),
+        ("mode", "mode"),
+        ("command_topic", "command_topic"),
+        ("output_topic", "action.topic"),
+    ),
     fixed=(("autostart", True),),
 )  # fmt: skip
 

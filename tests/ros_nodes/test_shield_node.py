@@ -5,6 +5,7 @@ How soon is counted in commands, not in milliseconds: the machine that runs the 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -26,6 +27,7 @@ from robot_bundles import Known, change
 from robots import LATCHED, MAPPING, RATE_HZ, TIMEOUT_SEC, DiagnosticStatus, Robot, write_parameters
 
 from ros_nodes.launch_description import SHIELD
+from ros_nodes.parameters import ShieldParameters
 
 pytestmark = [pytest.mark.ros, pytest.mark.usefixtures("ros")]
 
@@ -234,6 +236,12 @@ def test_parameters_describe_themselves(robot: Robot):
     assert "Threshold of the switch" in eps_risk.description
 
 
+def test_every_parameter_stands_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs/how-to/robot.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(ShieldParameters):
+        assert f"| `{field.name}` |" in page, field.name
+
+
 def test_somebody_else_on_the_command_topic(robot: Robot):
     """Another shield, or a planner that was not redirected: neither may drive the robot past the other."""
     other = robot.node.create_publisher(TwistStamped, "cmd_vel", 1)
@@ -327,6 +335,35 @@ def test_reset_needs_a_zero_command_first(filtering: Robot):
     filtering.listen(0.3)
     assert filtering.trigger("reset").success
     filtering.wait(lambda: filtering.values["mode"] != "STOP", "the end of the emergency stop")
+
+
+def test_a_dry_run_behind_the_planner(start: Callable[..., Robot], folder: Path, bundle: Path, known: Known):
+    """The planner drives; what the shield would have done goes where nobody obeys."""
+    robot = start(
+        "/dry_run",
+        write_parameters(folder, bundle),
+        mode="filter",
+        command_topic="cmd_vel",
+        output_topic="cmd_vel_shielded",
+    )
+    robot.obs = known.passed_obs
+    planner = robot.node.create_publisher(TwistStamped, "cmd_vel", 1)
+    would: list[TwistStamped] = []
+    robot.node.create_subscription(TwistStamped, "cmd_vel_shielded", would.append, 10)
+
+    def plan() -> None:
+        message = TwistStamped()
+        message.header.stamp = robot.present()
+        message.twist.linear.x, message.twist.angular.z = map(float, known.command)
+        planner.publish(message)
+
+    robot.node.create_timer(0.05, plan)
+    robot.wait_state("TASK", "")
+    before = len(would)
+    robot.wait(lambda: len(would) >= before + 3)
+    assert_close((would[-1].twist.linear.x, would[-1].twist.angular.z), known.command)
+    for command in robot.commands:
+        assert_close(command, known.command)
 
 
 # ------------------------------------------------------- the end of the process
