@@ -435,7 +435,14 @@ def _description(
     config: Config, mapping: MappingSpec, recordings: list[_Recording], maker: StepMaker, rate_hz: float
 ) -> dict[str, Any]:
     """Where the data comes from, as JSON values."""
-    names: tuple[str, ...] = ("sync", "tolerance_sec", "command_timeout_sec", "clock", "clock_tolerance_sec", "max_gap_sec")
+    names: tuple[str, ...] = (
+        "sync",
+        "tolerance_sec",
+        "command_timeout_sec",
+        "clock",
+        "clock_tolerance_sec",
+        "max_gap_sec",
+    )
     names += ("proposed_topic", "namespace", "no_cost", "cost_events", "end_at_violation")
     return {
         "policy": "recording",

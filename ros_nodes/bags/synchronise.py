@@ -99,9 +99,6 @@ def find_cuts(
         The cuts by time; a cut lies at the first message after it.
     """
     cuts = {int(mark): "mark" for mark in marks_ns}
-    for received, times in tracks:
-        for index in np.flatnonzero(np.diff(times) < -back_ns):
-            cuts.setdefault(int(received[index + 1]), "clock_jump")
     received = np.concatenate([track[0] for track in tracks])
     times = np.concatenate([track[1] for track in tracks])
     topic = np.repeat(np.arange(len(tracks)), [len(track[0]) for track in tracks])
@@ -109,6 +106,14 @@ def find_cuts(
     received, times, topic = received[order], times[order], topic[order]
     for index in np.flatnonzero(np.diff(received) > max_gap_ns):
         cuts.setdefault(int(received[index + 1]), "gap")
+    jumps = [
+        (int(own_received[index + 1]), int(own_received[index]))
+        for own_received, own_times in tracks
+        for index in np.flatnonzero(np.diff(own_times) < -back_ns)
+    ]
+    for after, before in sorted(jumps):
+        if not any(before < cut <= after for cut in cuts):  # else the jump has shown in another topic already
+            cuts[after] = "clock_jump"
     starts = [0, *np.searchsorted(received, sorted(cuts)).tolist(), len(received)]
     for start, end in itertools.pairwise(starts):
         if end - start > 1:  # by the newest stamp so far: slow and late topics do not look like leaps

@@ -140,7 +140,7 @@ def write_mcap(
 MAPPING: dict[str, Any] = {
     "observation": {
         "sources": ["odom"],
-        "odom": {"topic": "odom", "type": ODOM, "fields": ["pose.pose.position.x"], "timeout_sec": 0.15},
+        "odom": {"topic": "odom", "type": ODOM, "fields": ["pose.pose.position.x"], "timeout_sec": 0.1},
     },
     "action": {"topic": "/cmd_vel", "type": TWIST, "fields": ["twist.linear.x"], "low": [-1.0], "high": [9.0]},
     "cost": {"topic": "/bumper", "type": BOOL, "fields": ["data"], "timeout_sec": 0.15},

@@ -112,7 +112,9 @@ def test_log_of_a_killed_database(tmp_path: Path) -> None:
     (file,) = path.glob("*.db3")
     database = sqlite3.connect(file)
     database.execute("PRAGMA journal_mode=WAL")
-    database.execute("INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, timestamp + 1, data FROM messages")
+    database.execute(
+        "INSERT INTO messages (topic_id, timestamp, data) SELECT topic_id, timestamp + 1, data FROM messages"
+    )
     database.commit()
     killed = tmp_path / "killed"
     shutil.copytree(path, killed)
@@ -126,7 +128,7 @@ def test_truncated_database_gives_what_it_has(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "bag", drive(20.0), "sqlite3")
     (file,) = path.glob("*.db3")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(UserError, match="holds no message .*damaged after 0 messages"):
+    with pytest.raises(UserError, match=r"holds no message .*damaged after 0 messages"):
         opened(path)
 
 
@@ -138,7 +140,9 @@ def test_unknown_type(tmp_path: Path) -> None:
     database.execute("UPDATE topics SET type = 'my_msgs/msg/Pose' WHERE name = '/odom'")
     database.commit()
     database.close()
-    with pytest.raises(UserError, match="/odom is of type my_msgs/msg/Pose, which neither the recording nor ROS 2 defines"):
+    with pytest.raises(
+        UserError, match="/odom is of type my_msgs/msg/Pose, which neither the recording nor ROS 2 defines"
+    ):
         open_bag(path, {"/odom": "my_msgs/msg/Pose"}, lambda topic, message: message)
     bag = opened(path)  # of another type than wanted: not read, and told by require
     assert positions(bag) == []

@@ -54,7 +54,9 @@ class TestSample:
             found = sample(np.array(times, dtype=np.int64), np.array(at, dtype=np.int64), sync, tolerance)
             for moment, index in zip(at, found.tolist(), strict=True):
                 allowed = [
-                    abs(t - moment) for t in times if abs(t - moment) <= tolerance and (sync == "nearest" or t <= moment)
+                    abs(t - moment)
+                    for t in times
+                    if abs(t - moment) <= tolerance and (sync == "nearest" or t <= moment)
                 ]
                 if not allowed:
                     assert index == -1
@@ -118,6 +120,11 @@ class TestCuts:
         received = ns(0, 0.5, 1, 1.5)
         assert self.cuts((received, ns(50, 50.5, 0, 0.5))) == [(1, "clock_jump")]
         assert self.cuts((received, ns(50, 50.5, 50.4, 51))) == []
+
+    def test_a_slow_topic_shows_the_same_jump_later(self) -> None:
+        fast, slow = ns(*np.arange(0, 5, 0.5)), ns(0, 4)
+        stamps = np.where(fast < SEC, fast + 50 * SEC, fast)
+        assert self.cuts((fast, stamps), (slow, ns(50, 4))) == [(1, "clock_jump")]
 
     def test_clock_that_leaps(self) -> None:
         received = ns(0, 0.5, 1, 1.5)
