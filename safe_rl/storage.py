@@ -18,6 +18,8 @@ from safe_rl.errors import UserError
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 * 2**20
 """No description that we write comes near; what is larger is not read into memory."""
+MAX_JSON_DEPTH = 64
+"""The same for lists and objects within each other: what is deeper would exhaust the stack of who walks through it."""
 _LEFTOVER = re.compile(r"\.(?P<name>.+)\.(?P<kind>staging|former)-(?P<process>\d+)")
 
 
@@ -30,6 +32,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
     Raises:
         UserError: The disk is full or the folder cannot be written.
     """
+    require_replaceable(final)
+    final = final.parent.resolve() / final.name  # "a/../a" ends while a steps aside
     staging = final.with_name(f".{final.name}.staging-{os.getpid()}")
     try:
         clear_leftovers(final.parent, final.name)
@@ -46,6 +50,12 @@ def staged_folder(final: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raises ``UserError`` where a folder cannot step aside: it has no name of its own, or the process is in it."""
+    if folder.name in ("", "..") or (folder.is_dir() and folder.samefile(".")):
+        raise UserError(f"{folder} cannot be replaced from inside or by that name: go one folder up and name it")
 
 
 def _replace_folder(new: Path, final: Path) -> None:
@@ -130,11 +140,11 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"files": files, "sha256": _digest(files)}, indent=1))
 
 
-def verify_manifest(folder: Path) -> list[str]:
+def verify_manifest(folder: Path) -> dict[str, str]:
     """Checks every file of the manifest.
 
     Returns:
-        Their names.
+        Their names, and the SHA-256 of each.
 
     Raises:
         UserError: A file is missing or not as it was written, or the manifest itself is.
@@ -149,33 +159,54 @@ def verify_manifest(folder: Path) -> list[str]:
         raise UserError(f"{folder / MANIFEST} is damaged: restore it or write {folder} again") from error
     if not intact:
         raise UserError(f"{folder / MANIFEST} is damaged: restore it or write {folder} again")
-    root = folder.resolve()
     for name, expected in files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(root):
-            raise UserError(f"{path} lies outside of {folder}: refused; copy the file itself there, not a link")
-        if not path.is_file():
-            raise UserError(f"{path} is missing: restore it or write {folder} again")
-        if sha256(path) != expected:
-            raise UserError(f"{path} is damaged (its SHA-256 differs): restore it or write {folder} again")
-    return list(files)
+        try:
+            _verify_file(folder, name, expected)
+        except (OSError, ValueError, RuntimeError) as error:  # no name of a file, links in a circle, no permission
+            raise UserError(f"file {name!r} of {folder} cannot be read ({error}): restore it") from error
+    return files
 
 
-def read_json(path: Path) -> Any:
+def _verify_file(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path} lies outside of {folder}: refused; copy the file itself there, not a link")
+    if not path.is_file():
+        raise UserError(f"{path} is missing: restore it or write {folder} again")
+    if sha256(path) != expected:
+        raise UserError(f"{path} is damaged (its SHA-256 differs): restore it or write {folder} again")
+
+
+def read_json(path: Path, expected_sha256: str | None = None) -> Any:
     """Reads a small JSON file that somebody else may have written.
 
     Raises:
-        UserError: It is missing, too large, nested too deeply, or no JSON.
+        UserError: It is missing, too large, nested too deeply, no JSON, or not what its manifest said.
     """
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise UserError(f"{path} has {size} bytes, more than the {MAX_JSON_BYTES} that are read: it is damaged")
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    if expected_sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise UserError(f"{path} was changed while it was being read: try again")
+    try:
+        value = json.loads(content.decode())
+        _require_shallow(value)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: restore it or write {path.parent} again") from error
+    return value
+
+
+def _require_shallow(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH + 1):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [item for items in inner for item in items]
+    if level:
+        raise ValueError("nested too deeply")
 
 
 def _digest(files: dict[str, Any]) -> str:

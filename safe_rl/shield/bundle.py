@@ -13,10 +13,10 @@ manifest.json         SHA-256 of every other file
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class PolicyBundle:
 
     path: Path
     spec: BundleSpec
-    files: frozenset[str] = frozenset()
-    """Names of the files that the manifest vouches for; no other is read."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Names of the files that the manifest vouches for, and the SHA-256 of each; no other is read."""
 
     @classmethod
     def load(cls, path: Path | str) -> PolicyBundle:
@@ -59,9 +59,11 @@ class PolicyBundle:
             raise UserError(f"no bundle at {path}: make one with safe-rl export RUN --output {path}")
         if not (path / SPEC).exists() and not (path / MANIFEST).exists():
             raise UserError(f"{path} is not a bundle: it has no {SPEC}; make one with safe-rl export RUN --output ...")
-        files = frozenset(verify_manifest(path))
+        files = verify_manifest(path)
+        if SPEC not in files:
+            raise UserError(f"{path / MANIFEST} does not vouch for {SPEC}: export the run again")
         try:
-            spec = BundleSpec.from_json(read_json(path / SPEC))
+            spec = BundleSpec.from_json(read_json(path / SPEC, files[SPEC]))
         except SpecError as error:
             raise UserError(f"{path / SPEC} cannot be used: {error}") from error
         return cls(path, spec, files)
@@ -69,20 +71,23 @@ class PolicyBundle:
     @property
     def has_graphs(self) -> bool:
         """Whether ONNX graphs were exported."""
-        return {DECIDE_GRAPH, FILTER_GRAPH} <= self.files
+        return {DECIDE_GRAPH, FILTER_GRAPH} <= self.files.keys()
 
     def read_bytes(self, name: str) -> bytes:
         """The content of one of the bundle's files.
 
         Raises:
-            UserError: It is not there.
+            UserError: It is not there, or not what it was when the bundle was opened.
         """
         if name not in self.files:
             raise UserError(f"bundle {self.path} has no {name}: export the run again")
         try:
-            return (self.path / name).read_bytes()
+            content = (self.path / name).read_bytes()
         except OSError as error:
             raise UserError(f"{self.path / name} cannot be read ({error.strerror}): export the run again") from error
+        if hashlib.sha256(content).hexdigest() != self.files[name]:
+            raise UserError(f"{self.path / name} was changed while the bundle was in use: try again")
+        return content
 
     def read_arrays(self, name: str) -> Arrays:
         """The arrays of a safetensors file.
@@ -124,8 +129,8 @@ def update_bundle(bundle: PolicyBundle, spec: BundleSpec, files: Mapping[str, by
         UserError: The folder cannot be written; the former bundle is kept.
     """
     with staged_folder(bundle.path) as staging:
-        for name in bundle.files - files.keys():
-            shutil.copy2(bundle.path / name, staging / name)
+        for name in bundle.files.keys() - files.keys():
+            (staging / name).write_bytes(bundle.read_bytes(name))
         _write(staging, spec, files)
     return PolicyBundle.load(bundle.path)
 

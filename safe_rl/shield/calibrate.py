@@ -24,6 +24,7 @@ from safe_rl.shield.engines import load_engine
 from safe_rl.shield.held_out import compare_with_training, require_fitting
 from safe_rl.shield.outcomes import Curve, Outcomes, Reliability, reliability
 from safe_rl.shield.spec import BundleSpec, DistributionSpec
+from safe_rl.storage import require_replaceable
 from safe_rl.transitions import Transitions
 
 PICTURE = "calibration.png"
@@ -124,6 +125,7 @@ def calibrate(config: CalibrateConfig, progress: Progress | None = None) -> Cali
     """
     from safe_rl.shield.calibration_plots import draw_calibration  # matplotlib takes a second to import
 
+    require_replaceable(config.bundle)  # before minutes are spent
     bundle = PolicyBundle.load(config.bundle)
     dataset = OfflineDataset.open(config.dataset, cost_key=config.cost_key)
     require_fitting(bundle, dataset)

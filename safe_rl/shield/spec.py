@@ -218,7 +218,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return tuple(_convert(arguments[0], item, path) for item in value)
     expected = origin or hint
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) <= LARGEST_FLOAT32 else math.inf
     _require(type(value) is expected, path, type(value).__name__, f"of type {expected.__name__}")
     _require(expected is not float or math.isfinite(value), path, value, "finite")
     return value

@@ -117,3 +117,19 @@ def test_a_manifest_of_another_kind_is_damaged(tmp_path, content):
     (tmp_path / "thing" / MANIFEST).write_text(content, errors="surrogateescape")
     with pytest.raises(UserError, match=r"manifest\.json is damaged"):
         verify_manifest(tmp_path / "thing")
+
+
+def test_a_folder_is_replaced_by_a_path_that_leads_through_it(tmp_path):
+    write(tmp_path / "thing", "old")
+    write(tmp_path / "thing" / ".." / "thing", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
+    verify_manifest(tmp_path / "thing")
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "../thing"])
+def test_a_folder_without_a_name_or_around_the_process_is_not_replaced(tmp_path, monkeypatch, name):
+    write(tmp_path / "thing", "old")
+    monkeypatch.chdir(tmp_path / "thing")
+    with pytest.raises(UserError, match="go one folder up and name it"), staged_folder(Path(name)):
+        pass
+    verify_manifest(tmp_path / "thing")

@@ -145,6 +145,7 @@ def changed(**entries) -> str:
         ("", "is damaged"),
         ("[" * 100_000 + "]" * 100_000, "is damaged"),
         ('{"a":' * 50_000 + "1" + "}" * 50_000, "is damaged"),
+        ('{"a":' * 100 + "1" + "}" * 100, "is damaged"),
         ("[]", "no format_version"),
         (changed(format_version=2), "newer format 2"),
         (changed(format_version="1"), "no format_version"),
@@ -164,6 +165,7 @@ def changed(**entries) -> str:
         (changed(stop={"kind": "action"}), "stop.action is None"),
         (changed(gamma_risk=float("nan")), "gamma_risk is nan"),
         (changed(deadline_sec=0), "deadline_sec is 0.0: it must be positive"),
+        (changed(deadline_sec=10**400), "deadline_sec is inf: it must be finite"),
     ],
 )  # fmt: skip
 def test_a_description_that_cannot_be_is_one_line(path, capsys, content, message):
@@ -189,6 +191,44 @@ def test_a_manifest_cannot_lead_out_of_the_folder(path, tmp_path):
         (path / "manifest.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match="lies outside of"):
             PolicyBundle.load(path)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "nul\0", "long" * 2000, "circle"])
+def test_names_that_are_none_are_one_line(path, capsys, name):
+    (path / "circle").symlink_to("circle")
+    files = {name: "0"}
+    (path / "manifest.json").write_text(json.dumps({"files": files, "sha256": storage._digest(files)}))
+    assert main(["bench", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert str(path) in error
+    assert error.count("\n") == 1
+
+
+def test_an_unlisted_description_is_not_the_bundles(path):
+    files = {"decide.onnx": storage.sha256(path / "decide.onnx")}
+    (path / "manifest.json").write_text(json.dumps({"files": files, "sha256": storage._digest(files)}))
+    with pytest.raises(UserError, match=r"does not vouch for bundle\.json"):
+        PolicyBundle.load(path)
+
+
+def test_another_bundle_in_its_place_is_never_mixed_with_it(path, monkeypatch):
+    opened = PolicyBundle.load(path)
+    other = {"weights.safetensors": arrays_to_bytes({"a": ARRAYS["a"] + 1})}
+    write_bundle(path, dataclasses.replace(SPEC, switch=SwitchSpec(eps_risk=0.1)), other)
+    with pytest.raises(UserError, match="was changed while the bundle was in use"):
+        opened.read_arrays("weights.safetensors")
+    with pytest.raises(UserError, match="was changed while the bundle was in use"):
+        update_bundle(opened, SPEC, {"decide.onnx": b"of the former one"})
+    assert PolicyBundle.load(path).spec.switch.eps_risk == 0.1
+
+    def replaced_after(folder: Path) -> dict[str, str]:
+        files = storage.verify_manifest(folder)
+        rewrite(folder, changed(deadline_sec=1))
+        return files
+
+    monkeypatch.setattr("safe_rl.shield.bundle.verify_manifest", replaced_after)
+    with pytest.raises(UserError, match="was changed while it was being read"):
+        PolicyBundle.load(path)
 
 
 def test_an_unlisted_file_is_not_the_bundles(path):
