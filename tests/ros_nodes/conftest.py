@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-# Read when a context is made, and inherited by the nodes that tests start. Test processes that run side by side, of
-# this suite or another, do not hear each other.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+
+def free_domain() -> int:
+    """A domain that no other test process of this machine is in; it is given back when this one ends."""
+    for domain in range(1, 101):
+        lock = open(Path(tempfile.gettempdir()) / f"ros_test_domain_{domain}.lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        LOCKS.append(lock)
+        return domain
+    raise RuntimeError("all ROS domains are taken")
+
+
+LOCKS: list[IO[str]] = []
+# Read when a context is made, and inherited by the nodes that tests start.
+os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"  # killed processes leave no shared memory behind
 
@@ -33,6 +51,8 @@ def ros() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with tiny random networks: three numbers in, two within [-1, 1] out."""
+    for package in ("onnx", "onnxruntime"):
+        pytest.importorskip(package)
     from robot_bundles import write
 
     return write(tmp_path_factory.mktemp("bundles") / "robot")

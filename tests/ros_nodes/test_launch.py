@@ -149,11 +149,13 @@ def launched(tmp_path: Path):
 def test_launch_starts_the_shield_and_ctrl_c_ends_it_with_zero(launched, bundle: Path, tmp_path: Path):
     from robots import write_parameters
 
-    process = launched(ROOT / "launch/shield.launch.py", f"params_file:={write_parameters(tmp_path, bundle)}")
+    process = launched(
+        ROOT / "launch/shield.launch.py", f"params_file:={write_parameters(tmp_path, bundle)}", "namespace:=launched"
+    )
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if "never_seen" in line and "STOP" in line:
+        if "STOP: odom_never_seen" in line:
             os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
     assert process.wait(30) == 0, "".join(lines)
     assert any("STOP: node_ended" in line for line in lines)
