@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from safe_rl.errors import UserError
 from safe_rl.shield.black_box import BlackBox
 from safe_rl.shield.bundle import DISTRIBUTION, PolicyBundle
 from safe_rl.shield.decision import Reason, ShieldDecision
@@ -62,6 +63,9 @@ class Shield:
             engine: Evaluates the bundle's networks.
             black_box: Records decisions and keeps them on STOP.
             clock: Seconds, monotonic.
+
+        Raises:
+            UserError: The parts do not fit together.
         """
         self.bundle = bundle
         self.engine = engine
@@ -85,10 +89,16 @@ class Shield:
         self._recovering_since: float | None = None
         self._mode = Mode.TASK
         # The first call of an engine allocates, and what does not fit together shows: better here than in the loop.
-        for proposal in (None, self._proposal):
-            features = self._engine_output(proposal).features
-            if self._distribution is not None:
-                self._distribution.score(features)
+        try:
+            for proposal in (None, self._proposal):
+                features = self._engine_output(proposal).features
+                if self._distribution is not None:
+                    self._distribution.score(features)
+        except Exception as error:  # ONNX Runtime's have no other base in common
+            what = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{bundle.path} does not fit together ({what}): export and calibrate the run again"
+            ) from error
 
     @classmethod
     def load(cls, path: Path | str, *, engine: EngineName = "auto", black_box: Path | str | None = None) -> Shield:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from safe_rl.errors import UserError
 from safe_rl.shield.black_box import BlackBox, read_black_box
 from safe_rl.shield.bundle import PolicyBundle
 from safe_rl.shield.decision import Reason
@@ -170,6 +171,12 @@ def test_a_failing_engine_stops(make, engine, caplog):
     engine.error = None
     engine.recovery_action = np.float32([np.nan, 0])  # not even what is not used may be no number
     assert shield.decide(OBS).reason is Reason.OUTPUT_NOT_FINITE
+
+
+def test_parts_that_do_not_fit_together_are_one_line_before_the_loop(make, engine):
+    engine.error = RuntimeError("shapes differ,\nthey say")
+    with pytest.raises(UserError, match=r"nowhere does not fit together \(shapes differ, they say\)"):
+        make()
 
 
 @pytest.mark.parametrize("stopping", [KeyboardInterrupt, SystemExit])
