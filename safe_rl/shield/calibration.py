@@ -62,7 +62,9 @@ class Promise:
         if self.confidence is None:
             return math.ceil(1 / Fraction(str(self.miss_rate))) - 1
         needed = max(1, math.ceil(math.log(1 - self.confidence) / math.log1p(-self.miss_rate)) - 1)
-        return needed if self.allowed_misses(needed) >= 0 else needed + 1
+        # As in binomial_cdf, whose rounding decides; that would take room for every one of them.
+        enough = np.exp(needed * math.log1p(-self.miss_rate)) <= 1 - self.confidence
+        return needed if enough else needed + 1
 
     def supported_miss_rate(self, num_events: int, num_missed: int) -> float:
         """Least miss rate that can be promised where ``num_missed`` of ``num_events`` are missed."""

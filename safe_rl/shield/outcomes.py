@@ -177,7 +177,8 @@ def _followed(to_violation: IntArray, followed: IntArray, gamma: float, horizon:
     """Mean discounted violation, and share of violations within ``horizon``; NaN where too few were followed so far."""
     violated = to_violation < NEVER
     duration = np.where(violated, to_violation + 1, followed)
-    lags = np.arange(max(horizon, int(duration[duration < NEVER].max(initial=0)) + 1))
+    lags = np.arange(int(duration[duration < NEVER].max(initial=0)) + 1)
+    horizon = min(horizon, len(lags))  # nothing comes later
     at_risk = len(duration) - np.searchsorted(np.sort(duration), lags, side="right")
     hazard = np.bincount(to_violation[violated], minlength=len(lags)) / np.maximum(at_risk, 1)
     surviving = np.concatenate([[1.0], np.cumprod(1 - hazard)])  # before each lag, and after the last

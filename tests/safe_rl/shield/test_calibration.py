@@ -15,6 +15,7 @@ from safe_rl.shield.calibration import (
     binomial_cdf,
     choose_threshold,
     missed_share,
+    require_enough,
     upper_bound,
     wilson_interval,
 )
@@ -67,6 +68,11 @@ def test_the_needed_number_is_the_least_that_suffices(rate: float, confidence: f
         needed = promise.events_needed()
         assert promise.allowed_misses(needed) >= 0
         assert needed == 1 or promise.allowed_misses(needed - 1) < 0
+
+
+def test_a_tiny_rate_asks_for_many_without_counting_them_one_by_one() -> None:
+    with pytest.raises(CalibrationError, match=r"299,573,[\d,]+ episodes with a violation are needed"):
+        require_enough(1000, Promise(1e-17, 0.95))
 
 
 def test_risk_control_on_average_counts_in_decimals() -> None:
