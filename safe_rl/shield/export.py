@@ -143,6 +143,7 @@ def _provenance(run: Run, checkpoint: Path) -> dict[str, Any]:
         "run": run.path.resolve().name,
         "method": run.method,
         "env": run.env_id,
+        "cost_key": run.cost_key,
         "seed": run.seed,
         "episodes": progress["rollout"]["num_finished"],
         "environment_steps": progress["num_steps"],

@@ -112,6 +112,15 @@ def test_what_the_bundle_says_of_the_run(trained, tmp_path):
     assert told["exported"].startswith("20")
 
 
+def test_the_constraint_is_that_of_the_training(trained, tmp_path):
+    """``safe-rl evaluate`` counts by it."""
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"cost_key": "crash"}))
+    assert export_run(folder, tmp_path / "bundle").spec.provenance["cost_key"] == "crash"
+
+
 def test_a_dataset_that_is_gone_has_no_hash(trained, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
@@ -190,7 +199,9 @@ def test_a_checkpoint_with_nan(run, tmp_path):
     state = load_newest(run / "checkpoints")
     state["agent"]["policy"]["recovery"]["actor.net.flat"][3] = float("nan")
     save_state(list_checkpoints(run / "checkpoints")[-1], state)
-    assert f"the newest checkpoint of {run} holds NaN or infinity in recovery_policy.0.weight" in fails(run, tmp_path / "bundle")
+    assert f"the newest checkpoint of {run} holds NaN or infinity in recovery_policy.0.weight" in fails(
+        run, tmp_path / "bundle"
+    )
 
 
 def test_a_checkpoint_that_is_written_meanwhile(run, tmp_path, monkeypatch):
