@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(f"the disk is full: no room for {error.filename or 'the output'}; free some space, try again")
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM) and error.filename:
             return _fail(f"no permission to use {error.filename}; choose another folder")
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST) and error.filename:
+            return _fail(f"cannot write {error.filename} ({error.strerror}); choose another path")
         raise
 
 

@@ -74,6 +74,15 @@ def test_mistakes(run, tmp_path, capsys):
     assert not (run / "evaluation.json").exists()
 
 
+def test_a_file_that_cannot_be_written_is_named(run, capsys):
+    (run / "full").mkdir()
+    for output in (run / "full", run / "config.json" / "it.json"):
+        assert main(["evaluate", str(run), "--episodes", "1", "--output", str(output)]) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith(f"safe-rl: error: cannot write {run}")
+        assert message.endswith("choose another path")
+
+
 def test_an_environment_that_fails_while_it_is_evaluated(run, capsys):
     def fail():
         raise RuntimeError("rain")
