@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--shield-rate", type=float, default=RATE_HZ, help="decisions a second over topics, in Hz")
     args = parser.parse_args()
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", "96")
+    os.environ.setdefault("ROS_DOMAIN_ID", "220")  # away from those of tests
     for bundle in args.bundles:
         measure(bundle, args)
 
