@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import queue
+import secrets
 import threading
 import time
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from safe_rl.errors import UserError
 from safe_rl.shield.decision import Reason, ShieldDecision
+from safe_rl.switch import Mode
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -109,6 +111,7 @@ class BlackBox:
         self._task_action, self._action = (np.zeros((capacity, act_dim), dtype=np.float32) for _ in range(2))
         self._count = 0
         self._last_dump_sec = -float("inf")
+        self._token = secrets.token_hex(2)  # several shields may write to one folder in the same second
         self._waiting: queue.Queue[dict[str, npt.NDArray[Any]] | None] = queue.Queue(maxsize=2)
         self._writer = threading.Thread(target=self._write_all, name="black box", daemon=True)
         self._writer.start()
@@ -158,7 +161,7 @@ class BlackBox:
         while (arrays := self._waiting.get()) is not None:
             try:
                 self._write(arrays)
-            except (OSError, SafetensorError) as error:
+            except Exception as error:  # whatever it is, the next dump may succeed
                 self.num_lost += 1
                 _log.warning("the black box could not write to %s: %s", self.folder, error)
 
@@ -170,7 +173,7 @@ class BlackBox:
             return
         written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         reason = REASONS[int(arrays["numbers"][-1, 5])].value
-        name = f"stop-{written.replace(':', '')}-{os.getpid()}-{number:03d}-{reason}.safetensors"
+        name = f"stop-{written.replace(':', '')}-{os.getpid()}-{self._token}-{number:03d}-{reason}.safetensors"
         description = {
             "kind": KIND,
             "format_version": FORMAT_VERSION,
@@ -203,6 +206,9 @@ def read_black_box(path: Path) -> Recording:
                 raise UserError(f"{path} is of the newer format {description['format_version']}: update safe_rl")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
         numbers = arrays["numbers"]
+        sound = numbers.shape == (len(numbers), 6) and np.isin(numbers[:, 4], list(Mode)).all() and len(numbers) > 0
+        if not sound or any(arrays[name].shape[:-1] != (len(numbers),) for name in ("obs", "task_action", "action")):
+            raise ValueError("its arrays do not fit together")
         return Recording(
             time_sec=numbers[:, 0],
             solve_time_sec=numbers[:, 1],
@@ -216,5 +222,7 @@ def read_black_box(path: Path) -> Recording:
             source=str(description["source"]),
             written=str(description["written"]),
         )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of all kinds: whatever may stand in a file
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:100]})") from error

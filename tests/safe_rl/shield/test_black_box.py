@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import math
 import subprocess
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from safe_rl.cli.main import main
 from safe_rl.errors import UserError
@@ -90,6 +93,50 @@ def test_a_full_disk_costs_the_dump_alone(full_disk, caplog):
     assert "could not write" in caplog.text
 
 
+def test_two_shields_that_stop_at_once_keep_both_records(tmp_path):
+    boxes = [BlackBox(tmp_path, 3, 2, source=name) for name in ("left", "right")]
+    writer = threading.Barrier(2)
+    for box in boxes:  # both count the files before either writes
+        box.folder = Waiting(tmp_path, writer)
+        fill(box, 3)
+        box.dump()
+    for box in boxes:
+        box.close()
+    assert {read_black_box(path).source for path in tmp_path.iterdir()} == {"left", "right"}
+
+
+class Waiting:
+    """A folder whose files are counted by all before any goes on."""
+
+    def __init__(self, folder: Path, barrier: threading.Barrier) -> None:
+        self._folder, self._barrier = folder, barrier
+
+    def glob(self, pattern: str) -> list[Path]:
+        found = list(self._folder.glob(pattern))
+        self._barrier.wait()
+        return found
+
+    def __truediv__(self, name: str) -> Path:
+        return self._folder / name
+
+
+def test_whatever_keeps_one_dump_from_disk_the_next_is_written(tmp_path, monkeypatch):
+    box = BlackBox(tmp_path, 3, 2, min_interval_sec=0)
+    fill(box, 3)
+    write = BlackBox._write
+
+    def fails_once(self, arrays):
+        monkeypatch.setattr(BlackBox, "_write", write)
+        raise MemoryError
+
+    monkeypatch.setattr(BlackBox, "_write", fails_once)
+    box.dump()
+    box.dump()
+    box.close()
+    assert box.num_lost == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_inspect_shows_what_happened(tmp_path, capsys):
     box = BlackBox(tmp_path, 3, 2, source="bundles/nav1")
     fill(box, 30)
@@ -102,7 +149,21 @@ def test_inspect_shows_what_happened(tmp_path, capsys):
         assert text in out
 
 
+def rewrite(path: Path, **changes: np.ndarray) -> None:
+    with safe_open(path, framework="numpy") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(arrays | changes, path, metadata)
+
+
 def damaged(path: Path, how: str) -> None:
+    if how == "short":
+        return rewrite(path, obs=np.zeros((1, 3), np.float32))
+    if how == "none":
+        return rewrite(path, numbers=np.zeros((0, 6)))
+    if how == "mode":
+        return rewrite(path, numbers=np.full((3, 6), 7.0))
+    if how == "reason":
+        return rewrite(path, numbers=np.array([[0, 0, 0, 0, 0, np.inf]] * 3))
     content = bytearray(path.read_bytes())
     if how == "cut":
         content = content[: len(content) // 2]
@@ -114,10 +175,16 @@ def damaged(path: Path, how: str) -> None:
         content = content.replace(b'format_version\\": 1', b'format_version\\": 9')
     elif how == "other":
         content = content.replace(b"safe_rl black box", b"something different")[: len(content)]
+    elif how == "list":  # of the same length: the description is no object
+        start = content.index(b'"description":"') + len(b'"description":"')
+        end = content.index(b'}"', start) + 1
+        content[start:end] = b"[]".ljust(end - start)
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["cut", "empty", "header", "newer", "other", "missing"])
+@pytest.mark.parametrize(
+    "how", ["cut", "empty", "header", "newer", "other", "missing", "short", "none", "mode", "reason", "list"]
+)
 def test_a_damaged_file_is_one_line(tmp_path, capsys, how):
     box = BlackBox(tmp_path, 3, 2)
     fill(box, 3)
