@@ -22,8 +22,9 @@ INPUTS = {DECIDE_GRAPH: ("obs", "eps_risk"), FILTER_GRAPH: ("obs", "proposed_act
 
 _BOOL = "tensor(bool)"
 _CURE = "export the run again with --onnx"
-# How a protocol buffer writes the key that leads out of the file.
-_EXTERNAL_DATA = b"\x0a\x08location"
+# The key that leads out of the file. Its length can be written in several ways, so the word alone is looked for: ours
+# never hold it.
+_EXTERNAL_DATA = b"location"
 
 
 class OnnxEngine:
@@ -99,7 +100,6 @@ def _open(bundle: PolicyBundle, name: str, expected_fingerprint: str) -> ort.Inf
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # errors are raised
     try:
-        # From bytes: ONNX Runtime has no folder to look for other files in.
         session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no other base in common
         raise UserError(f"{path} cannot be loaded ({' '.join(str(error).split())[:200]}): {_CURE}") from error

@@ -344,6 +344,13 @@ def test_a_changed_graph_is_refused(change, message, files, refused):
     assert re.search(message, refused(decide=rewritten(files[DECIDE_GRAPH], change)))
 
 
+def test_another_way_to_write_a_length_leads_out_no_more(files, refused):
+    plain = rewritten(files[DECIDE_GRAPH], _external)
+    padded = plain.replace(b"\x0a\x08location\x12\x0b/etc", b"\x0a\x88\x00location\x12\x0aetc")
+    assert padded != plain
+    assert "refers to other files: refused" in refused(decide=padded)
+
+
 def test_a_graph_of_other_shapes_is_refused(bundle, tmp_path, made, monkeypatch):
     """Another robot's graphs with this bundle's mark: the shapes tell."""
     longer = dataclasses.replace(bundle.spec, observation_space=bundle.spec.observation_space | {"shape": [4]})
