@@ -27,7 +27,7 @@ from safetensors.numpy import load, save
 
 from safe_rl.errors import UserError
 from safe_rl.shield.spec import BundleSpec, SpecError
-from safe_rl.storage import MANIFEST, read_json, staged_folder, verify_manifest
+from safe_rl.storage import MANIFEST, read_json, restore_former, staged_folder, verify_manifest
 
 SPEC = "bundle.json"
 WEIGHTS = "weights.safetensors"
@@ -55,6 +55,8 @@ class PolicyBundle:
             UserError: It is missing, incomplete, damaged, or of a newer version.
         """
         path = Path(path)
+        if not path.is_dir():
+            restore_former(path.parent, path.name)
         if not path.is_dir():
             raise UserError(f"no bundle at {path}: make one with safe-rl export RUN --output {path}")
         if not (path / SPEC).exists() and not (path / MANIFEST).exists():

@@ -266,6 +266,11 @@ def test_where_a_bundle_may_be_written(path, tmp_path):
         may_write(tmp_path / "file", overwrite=True)
 
 
+def test_a_bundle_that_a_killed_process_had_put_aside_comes_back(path):
+    path.rename(path.with_name(f".{path.name}.former-{2**22 + 1}"))  # no process has that number
+    assert PolicyBundle.load(path).spec == SPEC
+
+
 @pytest.mark.parametrize("command", [["bench"], ["evaluate"]])
 def test_no_bundle_there(tmp_path, capsys, command):
     (tmp_path / "empty").mkdir()
