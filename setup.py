@@ -70,6 +70,7 @@ DOCS = [
     "mkdocs>=1.6,<2",  # Material and mkdocstrings are plugins of 1.x
     "mkdocs-material>=9.5,<10",
     "mkdocstrings[python]>=0.26,<2",
+    'pymdown-extensions<12.2; python_version < "3.11"',  # later ones break the last mkdocstrings for Python 3.10
 ]
 
 BENCH = ["stable-baselines3>=2.3"]  # the peer that the learner's speed is measured beside
