@@ -22,6 +22,7 @@ from safe_rl.shield.engine import Engine, Evaluation
 from safe_rl.shield.engines import EngineName, load_engine
 from safe_rl.shield.limits import Limiter
 from safe_rl.shield.observation import ObservationError, ObservationLayout, is_finite
+from safe_rl.shield.spec import LARGEST_EPS_RISK
 from safe_rl.switch import Mode
 
 FloatArray = npt.NDArray[np.float32]
@@ -132,7 +133,7 @@ class Shield:
 
     @eps_risk.setter
     def eps_risk(self, value: float) -> None:
-        if not 0 <= value < 1:
+        if not 0 <= value <= LARGEST_EPS_RISK:
             raise ValueError(f"eps_risk is {value}: it must be at least 0 and less than 1")
         release_risk = self.bundle.spec.switch.release_risk
         self._eps_risk = value

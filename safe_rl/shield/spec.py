@@ -18,6 +18,8 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Format version -> what turns its content into the next version's; older bundles pass through all that follow."""
 
 LARGEST_FLOAT32 = (2 - 2**-23) * 2.0**127
+LARGEST_EPS_RISK = 1 - 2**-24
+"""What is larger is 1 in float32, which the switch compares in: no risk would be above it."""
 
 Section = TypeVar("Section")
 
@@ -52,7 +54,7 @@ class SwitchSpec:
 
     def __post_init__(self) -> None:
         """Validates the values."""
-        _require(0 <= self.eps_risk < 1, "switch.eps_risk", self.eps_risk, "at least 0 and less than 1")
+        _require(0 <= self.eps_risk <= LARGEST_EPS_RISK, "switch.eps_risk", self.eps_risk, "at least 0 and less than 1")
         if self.release_risk is not None:
             need = f"between 0 and switch.eps_risk ({self.eps_risk})"
             _require(0 <= self.release_risk <= self.eps_risk, "switch.release_risk", self.release_risk, need)

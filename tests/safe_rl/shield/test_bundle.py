@@ -153,6 +153,7 @@ def changed(**entries) -> str:
         (changed(surprise=1), "unknown entry 'surprise'"),
         (json.dumps({k: v for k, v in SPEC.to_json().items() if k != "switch"}), "has no switch"),
         (changed(switch={"eps_risk": 1.5}), "switch.eps_risk is 1.5: it must be at least 0 and less than 1"),
+        (changed(switch={"eps_risk": 0.99999999}), "is 0.99999999: it must be at least 0 and less than 1"),
         (changed(switch={"eps_risk": "0.3"}), "switch.eps_risk is str: it must be of type float"),
         (changed(switch={"eps_risk": True}), "switch.eps_risk is bool"),
         (changed(switch={"eps_risk": 0.3, "release_risk": 0.4}), "switch.release_risk is 0.4"),

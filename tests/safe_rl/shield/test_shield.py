@@ -241,7 +241,7 @@ def test_the_threshold_can_be_set_while_it_runs(make, engine):
     shield.eps_risk = 0.3
     engine.risk = 0.25
     assert shield.decide(OBS).mode is Mode.TASK
-    for wrong in (-0.1, 1.0, float("nan")):
+    for wrong in (-0.1, 1.0, 1 - 1e-8, float("nan")):  # 1 - 1e-8 is 1 in float32: nothing is above it
         with pytest.raises(ValueError, match="eps_risk is"):
             shield.eps_risk = wrong
     assert shield.eps_risk == 0.3
