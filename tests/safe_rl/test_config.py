@@ -11,12 +11,17 @@ import toys
 
 from safe_rl import config as config_module
 from safe_rl import presets
+from safe_rl.cli.bench import BenchConfig, run_bench
+from safe_rl.cli.calibrate import run_calibrate
 from safe_rl.cli.evaluate import EvaluateConfig, run_evaluate
+from safe_rl.cli.export import ExportConfig, run_export
 from safe_rl.config import AgentConfig, RecoveryConfig, RecoveryRLConfig, RiskConfig, RunConfig, SACConfig
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS, config_from_dict, get_method, make_agent, resolve_device
 from safe_rl.presets import PAPER, PAPER_COMMON, TUNED, TUNED_COMMON, preset_config
 from safe_rl.pretraining import PretrainConfig, pretrain_run
+from safe_rl.shield.calibrate import CalibrateConfig
+from safe_rl.shield.export import ExportOptions
 from safe_rl.training import train
 
 NAN = float("nan")
@@ -53,7 +58,7 @@ def test_every_field_of_every_config_is_read_by_something(tmp_path, monkeypatch,
         if dataclasses.is_dataclass(kind) and kind.__module__ == config_module.__name__
     ]  # fmt: skip
     assert {AgentConfig, SACConfig, RiskConfig, RecoveryConfig, RecoveryRLConfig, RunConfig} <= set(types)
-    types += [PretrainConfig, EvaluateConfig]
+    types += [PretrainConfig, EvaluateConfig, ExportOptions, CalibrateConfig, BenchConfig]
     reads = _reads_of(types, monkeypatch)
 
     run = {"env": "toys:Corridor", "dataset": corridor_data, "episodes": 2, "device": "cpu"}
@@ -75,6 +80,11 @@ def test_every_field_of_every_config_is_read_by_something(tmp_path, monkeypatch,
     )
     train("unconstrained", RunConfig(**run, output=tmp_path / "c"), toys.unconstrained_config())
     run_evaluate(EvaluateConfig(tmp_path / "a", episodes=1))
+    run_export(ExportConfig(run=tmp_path / "a", output=tmp_path / "bundle"))
+    held_out = toys.collect_corridor(tmp_path / "held_out", seed=7)
+    run_calibrate(CalibrateConfig(tmp_path / "bundle", held_out, miss_rate=0.5))
+    run_evaluate(EvaluateConfig(tmp_path / "bundle", episodes=1))
+    run_bench(BenchConfig(tmp_path / "bundle", engine="torch", decisions=5))
 
     for config_type in types:
         fields = {field.name for field in dataclasses.fields(config_type)}

@@ -203,9 +203,11 @@ def agent_config(method: str, **changes: Any) -> AgentConfig:
     return recovery_config(**changes) if method == "recovery-rl" else unconstrained_config(**changes)
 
 
-def collect_corridor(folder: Path, transitions: int = 600, env: str = "toys:Corridor", cost_key: str = "cost") -> Path:
+def collect_corridor(
+    folder: Path, transitions: int = 600, env: str = "toys:Corridor", cost_key: str = "cost", seed: int = 0
+) -> Path:
     """Makes a dataset of random walks, about one step in five over the edge."""
     from safe_rl.data.collect import CollectConfig, collect
 
-    collect(CollectConfig(env=env, output=folder, transitions=transitions, policy="random", cost_key=cost_key))
+    collect(CollectConfig(env, folder, transitions=transitions, policy="random", cost_key=cost_key, seed=seed))
     return folder
