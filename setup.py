@@ -60,6 +60,7 @@ DEV = [
     "pytest>=7.4",
     "pytest-xdist>=3.5",
     "pytest-timeout>=2.2",
+    "pytest-rerunfailures>=14",  # for tests over DDS alone, see tests/ros_nodes/conftest.py
     "hypothesis>=6.100",
     "ruff>=0.9",
     "mypy>=1.11",

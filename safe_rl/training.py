@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety, 
 from safe_rl.rollout import EpisodeRecord
 from safe_rl.runner import EpisodeCallback, Progress, Runner
 from safe_rl.runs import misfit_named, prepare_run_folder, read_config
+
+logger = logging.getLogger(__name__)
 
 
 def train(
@@ -60,7 +63,7 @@ def train(
         if run.pretrained is not None and isinstance(agent, RiskAwareAgent) and not run.resume:
             # What is wrong with it is said before anything is written.
             read_pretrained(agent, run.pretrained)
-            _require_own_environment(run.pretrained, run.env)
+            _warn_of_another_environment(run.pretrained, run.env)
         config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
         prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
         if dataset is not None and isinstance(agent, RiskAwareAgent):
@@ -97,11 +100,11 @@ def _pretrain(agent: RiskAwareAgent, run: RunConfig, progress: Progress | None) 
             progress(done, total, "task policy")
 
 
-def _require_own_environment(pretrained: Path, env: str) -> None:
-    """Raises ``UserError`` where a pretraining is of another environment: equal shapes need not mean the same."""
+def _warn_of_another_environment(pretrained: Path, env: str) -> None:
+    """Equal shapes need not mean the same; a robot after its simulation is the case where they do."""
     trained_in = read_config(pretrained)["env"]
     if trained_in != env:
-        raise UserError(f"{pretrained} was pretrained in {trained_in}, not {env}: pretrain again with --env {env}")
+        logger.warning("%s was pretrained in %s, not in %s", pretrained, trained_in, env)
 
 
 def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv) -> OfflineDataset | None:

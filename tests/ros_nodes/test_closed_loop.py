@@ -124,12 +124,13 @@ def test_the_shield_drives_the_robot_and_the_robot_stands_when_it_is_killed(worl
     def driving() -> list[Any]:
         return [message.data for message in commands if any(message.data)]  # STOP is zero
 
-    world.wait(lambda: len(driving()) >= 40, "forty commands")
+    # Either topic may be heard first; what is compared comes after both are.
+    world.wait(lambda: len(driving()) >= 40 and len(observations) >= 40, "forty commands and forty observations")
     shield = Shield.load(bundle)
     decided = np.array([shield.decide(np.float32(message.data)).action for message in observations])
-    sent = np.array(driving())
+    sent = np.array(driving())[-20:]
     fitting = [np.abs(decided - command).max(axis=1).min() < 1e-5 for command in sent]
-    assert np.mean(fitting) > 0.8  # the others answered what was sent before we listened
+    assert np.mean(fitting) > 0.8  # an observation may have been lost on its way to us
     steps = np.diff(places(observations), axis=0) / STEP
     moved = steps[np.abs(steps).max(axis=1) > 1e-3]
     known = np.vstack([sent, decided])
