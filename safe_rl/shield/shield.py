@@ -73,7 +73,6 @@ class Shield:
         self.black_box = black_box
         self._clock = clock
         spec = bundle.spec
-        self._eps_risk = self._release_risk = spec.switch.eps_risk
         self.eps_risk = spec.switch.eps_risk
         self._min_recovery_sec = spec.switch.min_recovery_sec
         self._deadline = math.inf if spec.deadline_sec is None else spec.deadline_sec

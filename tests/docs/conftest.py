@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "safe_rl" / "report"))
 
-from headless_chromium import Browser
+from headless_chromium import browser  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,18 +32,3 @@ def site(built: subprocess.CompletedProcess[str]) -> Path:
     """The folder of the built site."""
     assert built.returncode == 0, built.stderr
     return Path(built.args[-1])
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium; continuous integration demands one, elsewhere the tests are skipped without it."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    program = next((found for name in names if (found := shutil.which(name))), None)
-    if program is None:
-        reason = "no Chromium on this machine (apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from safe_rl.transitions import Transitions
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from headless_chromium import Browser
+from headless_chromium import browser  # noqa: F401 (a fixture)
 
 CORRIDOR = "report_tests/Corridor-v0"
 BLIND = "report_tests/Blind-v0"
@@ -193,18 +191,3 @@ def make_run(policies: dict[str, dict[str, Any]]) -> MakeRun:
         return folder
 
     return make
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A headless Chromium; continuous integration demands one, elsewhere the tests are skipped without it."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    program = next((found for name in names if (found := shutil.which(name))), None)
-    if program is None:
-        reason = "no Chromium on this machine (apt-get install chromium)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()

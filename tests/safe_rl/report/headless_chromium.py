@@ -6,11 +6,15 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FLAGS = (
     "--headless",
@@ -130,3 +134,18 @@ def _high_pipe(keep: int) -> tuple[int, int]:
         ends.append(fcntl.fcntl(end, duplicate, 20))
         os.close(end)
     return ends[0], ends[1]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium; continuous integration demands one, elsewhere the tests are skipped without it."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        reason = "no Chromium on this machine (apt-get install chromium)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
