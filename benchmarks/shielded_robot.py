@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ros_nodes.control import Arrival, ControlLoop, Now, Source
+from ros_nodes.control import ControlLoop
 from ros_nodes.mapping import MappingSpec, SourceSpec
 from ros_nodes.sim_robot import default_mapping
+from ros_nodes.sources import Arrival, Now, Source
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.shield import Mode, Shield
 from safe_rl.shield.bundle import PolicyBundle

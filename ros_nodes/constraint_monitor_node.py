@@ -21,10 +21,10 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from std_msgs.msg import Bool
 
 from ros_nodes.constraints import Constraint, ConstraintMonitor, ConstraintState, Status, verdict
-from ros_nodes.control import Arrival, Now
 from ros_nodes.messages import message_class, stamp_sec
 from ros_nodes.parameters import bounded, declare, nested, read
 from ros_nodes.runtime import run
+from ros_nodes.sources import Arrival, Now
 
 SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST)
 """Receives from reliable and from best-effort publishers."""

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ros_nodes.control import Arrival, Now, Source, StaleError
 from ros_nodes.fields import FieldError, FieldPath
 from ros_nodes.mapping import SourceSpec, build_section
+from ros_nodes.sources import Arrival, Now, Source, StaleError
 from safe_rl.errors import UserError
 
 

@@ -36,7 +36,9 @@ class ShieldParameters:
     engine: Literal["auto", "onnx", "torch"] = "auto"
     """What evaluates the networks."""
     rate_hz: float = bounded(20.0, 0.1, 1000.0)
-    """Decisions a second, in Hz."""
+    """Decisions a second, whatever arrives, in Hz."""
+    decide_on_arrival: bool = True
+    """Decide as well when a command came, or an observation from every source; at most ten times between two others."""
     state_rate_hz: float = bounded(5.0, 0.1, 1000.0)
     """State messages a second beside those on a change, in Hz."""
     command_topic: str = ""

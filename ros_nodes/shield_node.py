@@ -2,7 +2,7 @@
 
 In *policy* mode the bundle's task policy drives; in *filter* mode another stack's commands come in by ``command_topic``
 and are passed, replaced or stopped. A timer on the steady clock decides at a fixed rate, whatever arrives or does not;
-the logic is in ``ros_nodes.control``.
+a command, or a new observation, is decided on at once. The logic is in ``ros_nodes.control``.
 
 Publishes the mapping's action topic, ``~/state`` (latched, at a fixed rate and on change), ``/diagnostics`` and, with
 ``marker_frame``, ``~/risk``. Offers ``~/trip`` and ``~/reset`` of an emergency stop.
@@ -10,6 +10,7 @@ Publishes the mapping's action topic, ``~/state`` (latched, at a fixed rate and 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import traceback
@@ -25,12 +26,13 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker
 
-from ros_nodes.control import Arrival, Command, ControlLoop, Now, Source
+from ros_nodes.control import Command, ControlLoop
 from ros_nodes.mapping import MappingSpec
 from ros_nodes.markers import risk_marker
 from ros_nodes.messages import command_message, command_source, message_class, stamp_sec, state_message
 from ros_nodes.parameters import ShieldParameters, declare, nested, read
 from ros_nodes.runtime import run
+from ros_nodes.sources import Arrival, Now, Source
 from safe_rl.errors import UserError
 from safe_rl.shield import Mode, Shield
 
@@ -38,6 +40,10 @@ SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, hist
 """Receives from reliable and from best-effort publishers."""
 COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+MAX_EARLY_TURNS = 10
+"""Decisions on arrivals between two turns of the timer: a flood of messages is not followed."""
+REPORT_EVERY_SEC = 1.0
+"""Time between two messages of diagnostics."""
 
 
 class ShieldNode(LifecycleNode):
@@ -48,7 +54,8 @@ class ShieldNode(LifecycleNode):
         declare(self, ShieldParameters)
         self._loop: ControlLoop | None = None
         self._last: Command | None = None
-        self._turns = 0
+        self._early_turns = 0
+        self._next_state_sec = self._next_report_sec = -math.inf
         self._fault = ""
         self._said: set[str] = set()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -174,8 +181,19 @@ class ShieldNode(LifecycleNode):
 
     def _on_message(self, source: Source, message: Any) -> None:
         source.receive(Arrival(message, time.monotonic(), stamp_sec(message)))
+        if self._loop is None or self._timer.is_canceled() or not self._settings.decide_on_arrival:
+            return
+        if self._loop.is_due and self._early_turns < MAX_EARLY_TURNS:
+            self._early_turns += 1
+            self._turn()
 
     def _on_timer(self) -> None:
+        early, self._early_turns = self._early_turns, 0
+        if not early:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Decides and sends."""
         if self._loop is None:
             return
         shared = self.count_publishers(self._commands.topic_name) > 1 and not self._settings.allow_other_publishers
@@ -189,18 +207,24 @@ class ShieldNode(LifecycleNode):
         if changed and command.mode is not Mode.TASK:
             self.get_logger().warning(f"{command.mode.name}: {command.reason}")
         self._last = command
-        self._turns += 1
-        if changed or self._turns % self._every(self._settings.state_rate_hz) == 0:
+        now_sec = time.monotonic()
+        if changed or now_sec >= self._next_state_sec:
+            self._next_state_sec = now_sec + 1 / self._settings.state_rate_hz
             self._states.publish(self._state(command))
-        if self._turns % self._every(1.0) == 0:
-            if command.reason.endswith("_never_seen"):
-                self._say_who_is_silent()
-            array = DiagnosticArray()
-            array.header.stamp = stamp
-            array.status = [self._state(command)]
-            self._diagnostics.publish(array)
+        if now_sec >= self._next_report_sec:
+            self._next_report_sec = now_sec + REPORT_EVERY_SEC
+            self._report(command, stamp)
         if self._markers is not None:
             self._markers.publish(risk_marker(command, self._settings.marker_frame, stamp))
+
+    def _report(self, command: Command, stamp: Any) -> None:
+        """Sends the diagnostics, and says who is silent."""
+        if command.reason.endswith("_never_seen"):
+            self._say_who_is_silent()
+        array = DiagnosticArray()
+        array.header.stamp = stamp
+        array.status = [self._state(command)]
+        self._diagnostics.publish(array)
 
     def _say_who_is_silent(self) -> None:
         """Logs why nothing comes: nobody publishes, or something else than the mapping says."""
@@ -219,10 +243,6 @@ class ShieldNode(LifecycleNode):
         if self._loop is not None:
             self._send(self._loop.stop(reason))
 
-    def _every(self, rate_hz: float) -> int:
-        """Turns of the loop between two messages at ``rate_hz``."""
-        return max(1, round(self._settings.rate_hz / rate_hz))
-
     def _state(self, command: Command) -> DiagnosticStatus:
         return state_message(command, self.get_fully_qualified_name(), self._settings.bundle, self._settings.mode)
 
@@ -231,6 +251,8 @@ class ShieldNode(LifecycleNode):
     def _on_trip(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._loop is not None:
             self._loop.trip()
+            if not self._timer.is_canceled():
+                self._turn()
         response.success, response.message = self._loop is not None, "emergency stop"
         return response
 

@@ -27,6 +27,7 @@ class Limiter:
         self._high = np.maximum(_round_inward(limits.high, -np.inf), self._low)
         self._box = Box((self.act_dim,), np.dtype(np.float32))
         self._step: FloatArray | None = None
+        self._period_sec = limits.control_period_sec or 0.0
         if limits.max_rate is not None and limits.control_period_sec is not None:
             steps = [rate * limits.control_period_sec for rate in limits.max_rate]
             self._step = np.array([min(step, LARGEST_FLOAT32) for step in steps], dtype=np.float32)
@@ -56,10 +57,18 @@ class Limiter:
             raise ObservationError("proposal_not_finite")
         np.minimum(np.maximum(out, self._low, out=out), self._high, out=out)
 
-    def limit(self, action: FloatArray) -> FloatArray:
-        """Returns a finite ``action`` (act_dim,) within the limits, and at most a step's rate from the last one."""
+    def limit(self, action: FloatArray, elapsed_sec: float | None = None) -> FloatArray:
+        """Returns a finite ``action`` (act_dim,) within the limits, and within the rate limits from the last one.
+
+        Args:
+            action: (act_dim,) what is wanted.
+            elapsed_sec: Time since the last one; None is a control period, and more counts as one.
+        """
         if self._step is not None and self._last is not None:
-            action = np.minimum(np.maximum(action, self._last - self._step), self._last + self._step)
+            step = self._step
+            if elapsed_sec is not None and elapsed_sec < self._period_sec:
+                step = step * np.float32(max(elapsed_sec, 0.0) / self._period_sec)
+            action = np.minimum(np.maximum(action, self._last - step), self._last + step)
         self._last = self._clip(action)
         return self._last.copy()
 

@@ -155,22 +155,25 @@ class Shield:
         self._mode = Mode.TASK
         self._limiter.reset()
 
-    def decide(self, obs: Any) -> ShieldDecision:
+    def decide(self, obs: Any, *, elapsed_sec: float | None = None) -> ShieldDecision:
         """Decides by the bundle's task policy.
 
         Args:
             obs: One observation, as the bundle's observation space describes it.
+            elapsed_sec: Time since the last decision, where it may be less than the bundle's control period: the rate
+                limits allow as much less. None: a control period.
         """
-        return self._decide(obs, None, proposes=False)
+        return self._decide(obs, None, elapsed_sec, proposes=False)
 
-    def filter(self, obs: Any, proposed_action: Any) -> ShieldDecision:
+    def filter(self, obs: Any, proposed_action: Any, *, elapsed_sec: float | None = None) -> ShieldDecision:
         """Passes, replaces or stops another stack's command.
 
         Args:
             obs: One observation, as the bundle's observation space describes it.
             proposed_action: (act_dim,) the command; what exceeds the limits is clipped before it is judged.
+            elapsed_sec: As in ``decide``.
         """
-        return self._decide(obs, proposed_action, proposes=True)
+        return self._decide(obs, proposed_action, elapsed_sec, proposes=True)
 
     def stop(self) -> ShieldDecision:
         """Stops without deciding, because of what the shield cannot see: a silent sensor, an emergency stop."""
@@ -181,7 +184,7 @@ class Shield:
         )
         return self._finish(decision, started)
 
-    def _decide(self, obs: Any, proposed_action: Any, *, proposes: bool) -> ShieldDecision:
+    def _decide(self, obs: Any, proposed_action: Any, elapsed_sec: float | None, *, proposes: bool) -> ShieldDecision:
         started = self._clock()
         risk = score = math.nan
         task_action = self._unknown
@@ -203,7 +206,7 @@ class Shield:
             wanted = task_action if mode is Mode.TASK else output.recovery_action[0]
             if self._clock() - started > self._deadline:
                 raise _Stop(Reason.OVERRUN)
-            action = self._limiter.limit(wanted)
+            action = self._limiter.limit(wanted, elapsed_sec)
         except _Stop as stop:
             mode, reason, action = Mode.STOP, stop.reason, self._limiter.stop()
         except Exception:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ros_nodes.constraints import ConstraintMonitor, Status, distance_outside, verdict
-from ros_nodes.control import Arrival, Now
+from ros_nodes.sources import Arrival, Now
 from safe_rl.errors import UserError
 
 BUMPER = {"topic": "bumper", "type": "std_msgs/msg/Bool", "fields": ["data"]}

@@ -12,8 +12,9 @@ import pytest
 
 pytest.importorskip("yaml", reason="the extra `ros` brings it")
 
-from ros_nodes.control import Arrival, Command, ControlLoop, Now, Source
+from ros_nodes.control import Command, ControlLoop
 from ros_nodes.mapping import MappingSpec, SourceSpec
+from ros_nodes.sources import Arrival, Now, Source
 from safe_rl.errors import UserError
 from safe_rl.shield.bundle import PolicyBundle
 from safe_rl.shield.engine import Evaluation
