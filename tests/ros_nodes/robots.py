@@ -34,7 +34,8 @@ RATE_HZ = 20.0
 TIMEOUT_SEC = 0.6
 """Of the sources and the commander: long, since the machine may be busy."""
 PATIENCE_SEC = 20.0
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""Deep, so that a state that is soon followed by another is not lost."""
 MAPPING = {
     "observation": {
         "sources": ["odom", "scan"],

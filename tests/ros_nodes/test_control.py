@@ -383,6 +383,33 @@ def test_an_entry_for_a_box_is_refused():
 # ----------------------------------------------------------------- filter mode
 
 
+def test_a_decision_is_due_when_every_sensor_has_news():
+    robot = Robot({"observation": {"sources": ["pose", "scan"], "pose": POSE, "scan": SCAN}}, box(3))
+    assert not robot.loop.is_due
+    robot.hear("pose", x=0.0, y=0.0)
+    assert not robot.loop.is_due
+    robot.hear("scan", ranges=[1.0])
+    assert robot.loop.is_due
+    robot.step()
+    assert not robot.loop.is_due
+
+
+def test_a_decision_is_due_when_a_command_came(filtering: Robot):
+    filtering.step()
+    assert not filtering.loop.is_due
+    filtering.hear("commander", x=0.0, y=0.0)
+    assert filtering.loop.is_due
+
+
+def test_turns_between_two_periods_share_the_rate_limits():
+    limits = LimitSpec(low=(-1.0, -1.0), high=(1.0, 1.0), max_rate=(1.0, 1.0), control_period_sec=PERIOD)
+    robot = Robot({"observation": {"sources": ["pose"], "pose": POSE}}, box(2), limits=limits)
+    for expected in (0.1, 0.125, 0.15):
+        robot.hear("pose", x=0.0, y=0.0)
+        assert robot.loop.step(robot.now).action[0] == pytest.approx(expected)
+        robot.sec += PERIOD / 4
+
+
 @pytest.fixture
 def filtering() -> Robot:
     """In filter mode, with a fresh observation."""

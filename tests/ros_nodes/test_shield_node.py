@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,20 @@ def test_commands_pass_are_clipped_or_replaced(filtering: Robot, known: Known):
     assert [float(number) for number in values["proposed"].split()] == pytest.approx(known.command)
     filtering.obs, filtering.command = known.clipped_obs, np.array([30.0, -30.0])
     filtering.wait(lambda: filtering.commands[-1] == (1.0, -1.0), "the clipped command")
+
+
+@pytest.mark.parametrize("decides", [True, False])
+def test_commands_are_decided_on_as_they_arrive(
+    start: Callable[..., Robot], folder: Path, bundle: Path, known: Known, decides: bool
+):
+    """The timer alone would take two seconds for each."""
+    slow = write_parameters(folder, bundle, mode="filter", rate_hz=0.5, decide_on_arrival=decides)
+    robot = start("/arrivals" if decides else "/no_arrivals", slow)
+    robot.command = known.command
+    make_sound(robot, known.passed_obs)
+    began = time.monotonic()
+    robot.wait_commands(4)
+    assert (time.monotonic() - began < 5) == decides
 
 
 def test_the_commander_sends_no_numbers(filtering: Robot):

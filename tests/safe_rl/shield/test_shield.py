@@ -268,6 +268,17 @@ def test_rates_are_limited_from_rest_and_stop_is_immediate(make, engine):
     np.testing.assert_allclose(shield.decide(OBS).action, [-0.1, 0.4], rtol=1e-6)
 
 
+def test_deciding_sooner_does_not_loosen_the_rate_limits(make):
+    limits = LimitSpec(low=(-1.0, -1.0), high=(1.0, 1.0), max_rate=(1.0, 4.0), control_period_sec=0.1)
+    shield = make(limits=limits)
+    np.testing.assert_allclose(shield.decide(OBS, elapsed_sec=0.025).action, [0.025, -0.1], rtol=1e-6)
+    np.testing.assert_allclose(shield.decide(OBS, elapsed_sec=0.0).action, [0.025, -0.1], rtol=1e-6)
+    np.testing.assert_allclose(shield.decide(OBS, elapsed_sec=-1.0).action, [0.025, -0.1], rtol=1e-6)
+    np.testing.assert_allclose(shield.decide(OBS, elapsed_sec=7.0).action, [0.125, -0.25], rtol=1e-6)  # one period
+    filtered = shield.filter(OBS, np.float32([1.0, -0.25]), elapsed_sec=0.05)
+    np.testing.assert_allclose(filtered.action, [0.175, -0.25], rtol=1e-6)
+
+
 def test_rates_beyond_float32_are_finite_steps(make):
     limits = LimitSpec((-1.0, -1.0), (1.0, 1.0), max_rate=(1e-46, 1e38), control_period_sec=1e300)
     np.testing.assert_array_equal(make(limits=limits).decide(OBS).action, TASK_ACTION)
