@@ -1,68 +1,14 @@
-"""Starts a shield: `ros2 launch safe_rl shield.launch.py params_file:=my_robot.yaml` (`--show-args` lists the rest).
+"""Starts a shield: `ros2 launch safe_rl shield.launch.py params_file:=my_robot.yaml`.
 
-The node configures and activates itself, so one that died is back in service after its restart. The description is
-shared with `ros_nodes.start`, which does the same without ros2.
+`--show-args` lists the arguments; `python -m ros_nodes.start shield` does the same without ros2.
 """
 
-from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, TimerAction
-from launch.event_handlers import OnProcessExit
-from launch.events import Shutdown
-from launch.events.process import ProcessExited
-from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+from launch import LaunchDescription
 
-from ros_nodes.launch_description import PACKAGE, SHIELD, NodeDescription
-
-
-def start(description: NodeDescription, values: dict[str, str], num_restarts: int = 0) -> list:
-    """The node, and what follows when it ends."""
-    overrides = {
-        name: ParameterValue(value, value_type=type(value)) for name, value in description.overrides(values).items()
-    }
-    node = Node(
-        package=PACKAGE,
-        executable=description.executable,
-        name=description.name,
-        namespace=values["namespace"] or None,
-        parameters=[*([values["params_file"]] if values["params_file"] else []), overrides],
-        ros_arguments=["--log-level", values["log_level"]],
-        output="screen",
-    )
-
-    def on_exit(event: ProcessExited, context: LaunchContext) -> list:
-        if context.is_shutdown:  # Ctrl-C: nothing to add, and the exit code stays 0
-            return []
-        if event.returncode == 0:
-            return [EmitEvent(event=Shutdown(reason=f"{description.name} was asked to end"))]
-        if not description.restarts(event.returncode, num_restarts):
-            raise RuntimeError(f"{description.name} ended with {event.returncode}")  # the exit code of launch is 1
-        count = f"restart {num_restarts + 1} of {description.max_restarts}"
-        again = start(description, values, num_restarts + 1)
-        return [
-            LogInfo(msg=f"{description.name} ended with {event.returncode}: {count}"),
-            TimerAction(period=description.restart_delay_sec, actions=again),
-        ]
-
-    return [node, RegisterEventHandler(OnProcessExit(target_action=node, on_exit=on_exit))]
-
-
-def set_up(context: LaunchContext, description: NodeDescription) -> list:
-    """Reads the arguments."""
-    given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments}
-    return start(description, description.values(given))
+from ros_nodes.launch_actions import launch_node
+from ros_nodes.launch_description import SHIELD
 
 
 def generate_launch_description() -> LaunchDescription:
     """Called by `ros2 launch`."""
-    arguments = [
-        DeclareLaunchArgument(
-            argument.name,
-            default_value=argument.default,
-            description=argument.description,
-            choices=list(argument.choices) or None,
-        )
-        for argument in SHIELD.arguments
-    ]
-    return LaunchDescription([*arguments, OpaqueFunction(function=set_up, args=[SHIELD])])
+    return launch_node(SHIELD)

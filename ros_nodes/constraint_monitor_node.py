@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
 from ros_nodes.constraints import Constraint, ConstraintMonitor, ConstraintState, Status, verdict
+from ros_nodes.managed_node import ManagedNode
 from ros_nodes.messages import message_class, stamp_sec
-from ros_nodes.parameters import bounded, declare, nested, read
+from ros_nodes.parameters import bounded, nested, read
 from ros_nodes.runtime import run
 from ros_nodes.sources import Arrival, Now
 
@@ -44,29 +44,56 @@ class ConstraintMonitorParameters:
     """Reports a second, in Hz."""
     on_unknown: Literal["silent", "violation"] = "silent"
     """What violation says while a sensor tells nothing and no constraint is known to be violated: nothing, or true."""
+    autostart: bool = False
+    """Configure and activate at once, without a lifecycle manager."""
 
 
-class ConstraintMonitorNode(Node):
+class ConstraintMonitorNode(ManagedNode):
     """See the module."""
 
     def __init__(self, name: str = "constraint_monitor", **kwargs: Any) -> None:
-        super().__init__(name, automatically_declare_parameters_from_overrides=True, **kwargs)
-        declare(self, ConstraintMonitorParameters)
+        super().__init__(name, ConstraintMonitorParameters, **kwargs)
+        self.start()
+
+    # --------------------------------------------------------------- lifecycle
+
+    def configure(self) -> None:
+        """Reads the constraints, makes subscriptions and publishers."""
         self._settings = read(self, ConstraintMonitorParameters)
         self._monitor = ConstraintMonitor.from_dict(nested(self))
         kinds = {name: message_class(c.spec.type) for name, c in self._monitor.constraints.items()}
         self._violations = self.create_publisher(Bool, "violation", 10)
         self._states = self.create_publisher(DiagnosticArray, "~/state", LATCHED_QOS)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        for constraint_name, constraint in self._monitor.constraints.items():
-            receive = partial(self._on_message, constraint)
-            self.create_subscription(kinds[constraint_name], constraint.spec.topic, receive, SENSOR_QOS)
+        self._sensors = [
+            self.create_subscription(kinds[name], c.spec.topic, partial(self._on_message, c), SENSOR_QOS)
+            for name, c in self._monitor.constraints.items()
+        ]
+        # On the steady clock: a simulated clock that stands still must not silence it.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(1 / self._settings.rate_hz, self._on_timer, clock=steady)
+        self._timer.cancel()
+
+    def activate(self) -> None:
+        """Begins to report; messages from before do not count."""
+        self._monitor.forget()
         self._last: list[tuple[Status, str]] = []
         self._turns = 0
-        # On the steady clock: a simulated clock that stands still must not silence it.
-        self._timer = self.create_timer(
-            1 / self._settings.rate_hz, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._timer.reset()
+
+    def deactivate(self, reason: str) -> None:
+        """Falls silent: what nobody watches is unknown."""
+        self._timer.cancel()
+
+    def release(self) -> None:
+        """Closes the topics."""
+        self.destroy_timer(self._timer)
+        for sensor in self._sensors:
+            self.destroy_subscription(sensor)
+        for publisher in (self._violations, self._states, self._diagnostics):
+            self.destroy_publisher(publisher)
+
+    # ----------------------------------------------------------------- reports
 
     def _on_message(self, constraint: Constraint, message: Any) -> None:
         constraint.receive(Arrival(message, time.monotonic(), stamp_sec(message)))
@@ -83,6 +110,9 @@ class ConstraintMonitorNode(Node):
         self._states.publish(array)
         if self._turns % max(1, round(self._settings.rate_hz)) == 0:
             self._diagnostics.publish(array)
+            for constraint in self._monitor.constraints.values():
+                if not constraint.source.has_spoken:
+                    self.say_why_silent(constraint.spec.topic, constraint.spec.type)
         self._turns += 1
         self._log(states)
 

@@ -26,6 +26,9 @@ from ros_nodes.mapping import SourceSpec, build_section
 from ros_nodes.sources import Arrival, Now, Source, StaleError
 from safe_rl.errors import UserError
 
+OTHER_SECTIONS = ("action", "cost")
+"""Sections of a shared parameter file that are the mapping's."""
+
 
 @dataclass(frozen=True)
 class ConstraintSpec:
@@ -135,6 +138,11 @@ class Constraint:
         self._corners = np.array(spec.polygon, np.float64).reshape(-1, 2)
         unlimited = math.isinf(spec.max) and math.isinf(spec.min) and not spec.polygon
         self._max = 0.0 if unlimited else spec.max
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins anew: no message counts."""
+        self.source.forget()
         self._reading: tuple[float, float, str] | None = None  # value, limit, which limit is broken
         self._fault = ""
         self._violated: tuple[float, ConstraintState] | None = None
@@ -216,7 +224,7 @@ class ConstraintMonitor:
         forgotten = [
             key
             for key, section in content.items()
-            if key not in names and isinstance(section, dict) and "topic" in section
+            if key not in (*names, *OTHER_SECTIONS) and isinstance(section, dict) and "topic" in section
         ]
         if forgotten:
             raise UserError(f"{forgotten[0]} is not among constraints: add or remove it")
@@ -229,6 +237,11 @@ class ConstraintMonitor:
             except UserError as error:
                 raise UserError(f"constraint {str(error).removeprefix('mapping: ')}") from error
         return cls(specs)
+
+    def forget(self) -> None:
+        """Begins anew: no message counts."""
+        for constraint in self.constraints.values():
+            constraint.forget()
 
     def states(self, now: Now) -> list[ConstraintState]:
         """All constraints, in their order."""

@@ -112,9 +112,9 @@ class ControlLoop:
 
     @property
     def is_due(self) -> bool:
-        """Whether since the last turn a command came, or something from every sensor."""
-        if self.commander is not None and self.commander.is_news:
-            return True
+        """Whether since the last turn a command came or, where none are taken, something from every sensor."""
+        if self.commander is not None:
+            return self.commander.is_news
         return all(source.is_news for source in self.sources.values())
 
     def forget(self) -> None:

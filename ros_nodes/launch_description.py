@@ -89,6 +89,9 @@ class NodeDescription:
         return [*line, "--log-level", values["log_level"]]
 
 
+NAMESPACE = Argument("namespace", "Namespace of node and topics, for two robots at once; empty: none")
+LOG_LEVEL = Argument("log_level", "Least level that is logged", "info", ("debug", "info", "warn", "error", "fatal"))
+
 SHIELD = NodeDescription(
     executable="shield_node",
     name="shield",
@@ -101,8 +104,8 @@ SHIELD = NodeDescription(
         ),
         Argument("command_topic", "Where commands come in by in filter mode; empty: as the parameter file says"),
         Argument("output_topic", "Where commands go to, for a dry run one that nobody obeys; empty: as the file says"),
-        Argument("namespace", "Namespace of node and topics, for two robots at once; empty: none"),
-        Argument("log_level", "Least level that is logged", "info", ("debug", "info", "warn", "error", "fatal")),
+        NAMESPACE,
+        LOG_LEVEL,
     ),
     parameters=(
         ("bundle", "bundle"),
@@ -113,7 +116,31 @@ SHIELD = NodeDescription(
     fixed=(("autostart", True),),
 )  # fmt: skip
 
-DESCRIPTIONS = {description.name: description for description in (SHIELD,)}
+SIM_ROBOT = NodeDescription(
+    executable="sim_robot_node",
+    name="sim_robot",
+    arguments=(
+        Argument(
+            "env", "The environment: a Gymnasium id, or package.module:factory; empty: as the parameter file says"
+        ),
+        Argument(
+            "params_file", "Parameter file: the mapping of topics, and parameters of the node; empty: plain arrays"
+        ),
+        NAMESPACE,
+        LOG_LEVEL,
+    ),
+    parameters=(("env", "env"),),
+)
+
+CONSTRAINT_MONITOR = NodeDescription(
+    executable="constraint_monitor_node",
+    name="constraint_monitor",
+    arguments=(Argument("params_file", "Parameter file: the constraints (needed)"), NAMESPACE, LOG_LEVEL),
+    parameters=(),
+    fixed=(("autostart", True),),
+)
+
+DESCRIPTIONS = {description.name: description for description in (SHIELD, SIM_ROBOT, CONSTRAINT_MONITOR)}
 
 
 def describe(description: NodeDescription) -> str:

@@ -13,24 +13,23 @@ from __future__ import annotations
 import math
 import sys
 import time
-import traceback
 from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker
 
 from ros_nodes.control import Command, ControlLoop
+from ros_nodes.managed_node import ManagedNode
 from ros_nodes.mapping import MappingSpec
 from ros_nodes.markers import risk_marker
 from ros_nodes.messages import command_message, command_source, message_class, stamp_sec, state_message
-from ros_nodes.parameters import ShieldParameters, declare, nested, read
+from ros_nodes.parameters import ShieldParameters, nested, read
 from ros_nodes.runtime import run
 from ros_nodes.sources import Arrival, Now, Source
 from safe_rl.errors import UserError
@@ -46,81 +45,21 @@ REPORT_EVERY_SEC = 1.0
 """Time between two messages of diagnostics."""
 
 
-class ShieldNode(LifecycleNode):
+class ShieldNode(ManagedNode):
     """See the module."""
 
     def __init__(self, name: str = "shield", **kwargs: Any) -> None:
-        super().__init__(name, automatically_declare_parameters_from_overrides=True, **kwargs)
-        declare(self, ShieldParameters)
-        self._loop: ControlLoop | None = None
+        super().__init__(name, ShieldParameters, **kwargs)
         self._last: Command | None = None
         self._early_turns = 0
         self._next_state_sec = self._next_report_sec = -math.inf
-        self._fault = ""
-        self._said: set[str] = set()
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        if read(self, ShieldParameters).autostart:
-            self._autostart()
+        self.start()
 
     # --------------------------------------------------------------- lifecycle
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         """Opens the bundle, checks the mapping against it, makes subscriptions and publishers."""
-        try:
-            self._configure()
-        except UserError as error:
-            self._fault = str(error)
-            self.get_logger().error(self._fault)
-            return TransitionCallbackReturn.FAILURE
-        except Exception:  # rclpy would swallow it
-            self.get_logger().error(traceback.format_exc())
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begins to decide; messages from before do not count."""
-        if self._loop is None:
-            return TransitionCallbackReturn.FAILURE
-        self._loop.forget()
-        self._said.clear()
-        self._timer.reset()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Sends the stop command and falls silent."""
-        self._timer.cancel()
-        self._send_stop("deactivated")
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Gives everything back."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Sends the stop command, gives everything back."""
-        self.on_end()
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_end(self) -> None:
-        """Sends the stop command before the process ends."""
-        if self._loop is not None and not self._timer.is_canceled():
-            self._timer.cancel()
-            self._send_stop("node_ended")
-
-    def _autostart(self) -> None:
-        """Configures and activates at once, for use without a lifecycle manager.
-
-        Raises:
-            UserError: The configuration is refused.
-        """
-        if self.trigger_configure() != TransitionCallbackReturn.SUCCESS:
-            raise UserError(self._fault or "the shield could not be configured: see the log")
-        self.trigger_activate()
-
-    def _configure(self) -> None:
         parameters = read(self, ShieldParameters)
         self._settings = parameters
         content = nested(self)
@@ -157,14 +96,23 @@ class ShieldNode(LifecycleNode):
             self.create_service(Trigger, "~/reset", self._on_reset),
         ]
         # On the steady clock: a simulated or adjusted clock that stands still must not stop the stopping.
-        self._timer = self.create_timer(1 / parameters.rate_hz, self._on_timer, clock=self._steady)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._timer = self.create_timer(1 / parameters.rate_hz, self._on_timer, clock=steady)
         self._timer.cancel()
 
-    def _release(self) -> None:
-        if self._loop is None:
-            return
+    def activate(self) -> None:
+        """Begins to decide; messages from before do not count."""
+        self._loop.forget()
+        self._timer.reset()
+
+    def deactivate(self, reason: str) -> None:
+        """Sends the stop command and falls silent."""
+        self._timer.cancel()
+        self._send(self._loop.stop(reason))
+
+    def release(self) -> None:
+        """Closes the bundle's black box and the topics."""
         self._loop.shield.close()
-        self._loop = None
         self.destroy_timer(self._timer)
         for subscription in self._subscriptions_:
             self.destroy_subscription(subscription)
@@ -181,9 +129,8 @@ class ShieldNode(LifecycleNode):
 
     def _on_message(self, source: Source, message: Any) -> None:
         source.receive(Arrival(message, time.monotonic(), stamp_sec(message)))
-        if self._loop is None or self._timer.is_canceled() or not self._settings.decide_on_arrival:
-            return
-        if self._loop.is_due and self._early_turns < MAX_EARLY_TURNS:
+        wanted = self._settings.decide_on_arrival and self._early_turns < MAX_EARLY_TURNS
+        if self.is_active and wanted and self._loop.is_due:
             self._early_turns += 1
             self._turn()
 
@@ -194,8 +141,6 @@ class ShieldNode(LifecycleNode):
 
     def _turn(self) -> None:
         """Decides and sends."""
-        if self._loop is None:
-            return
         shared = self.count_publishers(self._commands.topic_name) > 1 and not self._settings.allow_other_publishers
         self._send(self._loop.step(self._now(), "other_publisher" if shared else ""))
 
@@ -220,28 +165,13 @@ class ShieldNode(LifecycleNode):
     def _report(self, command: Command, stamp: Any) -> None:
         """Sends the diagnostics, and says who is silent."""
         if command.reason.endswith("_never_seen"):
-            self._say_who_is_silent()
+            for source in self._sources:
+                if not source.has_spoken:
+                    self.say_why_silent(source.spec.topic, source.spec.type)
         array = DiagnosticArray()
         array.header.stamp = stamp
         array.status = [self._state(command)]
         self._diagnostics.publish(array)
-
-    def _say_who_is_silent(self) -> None:
-        """Logs why nothing comes: nobody publishes, or something else than the mapping says."""
-        for subscription, source in zip(self._subscriptions_, self._sources, strict=True):
-            if source.has_spoken:
-                continue
-            types = {info.topic_type for info in self.get_publishers_info_by_topic(subscription.topic_name)}
-            if source.spec.type not in types:
-                found = f"carries {', '.join(sorted(types))}" if types else "has no publisher"
-                text = f"{subscription.topic_name} {found}: the mapping wants {source.spec.type}"
-                if text not in self._said:
-                    self.get_logger().warning(text)
-                    self._said.add(text)
-
-    def _send_stop(self, reason: str) -> None:
-        if self._loop is not None:
-            self._send(self._loop.stop(reason))
 
     def _state(self, command: Command) -> DiagnosticStatus:
         return state_message(command, self.get_fully_qualified_name(), self._settings.bundle, self._settings.mode)
@@ -249,22 +179,21 @@ class ShieldNode(LifecycleNode):
     # ---------------------------------------------------------------- requests
 
     def _on_trip(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self._loop is not None:
-            self._loop.trip()
-            if not self._timer.is_canceled():
-                self._turn()
-        response.success, response.message = self._loop is not None, "emergency stop"
+        self._loop.trip()
+        if self.is_active:
+            self._turn()
+        response.success, response.message = True, "emergency stop"
         return response
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        refusal = "not configured" if self._loop is None else self._loop.reset(self._now())
+        refusal = self._loop.reset(self._now())
         response.success, response.message = not refusal, refusal or "emergency stop ended"
         return response
 
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         """Takes a tighter threshold while it runs; everything else waits for the next configuration."""
         for change in changes:
-            if change.name == "eps_risk" and self._loop is not None:
+            if change.name == "eps_risk" and self.is_configured:
                 try:
                     self._apply_eps_risk(self._loop.shield, change.value)
                 except UserError as error:

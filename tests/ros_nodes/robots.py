@@ -159,6 +159,11 @@ class Robot:
         self.wait(lambda: len(self.commands) >= before + number, f"{number} commands")
         return self.commands[before : before + number]
 
+    def wait_command(self, expected: np.ndarray) -> None:
+        """Waits for a command from now on; states and commands travel apart, so some from before may come first."""
+        before = len(self.commands)
+        self.wait(lambda: any(np.allclose(c, expected, atol=1e-5) for c in self.commands[before:]), str(expected))
+
     def wait_state(self, mode: str, reason: str) -> dict[str, str]:
         """The next state of a mode and a reason."""
         before = len(self.states)

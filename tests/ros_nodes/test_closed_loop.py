@@ -179,6 +179,7 @@ def test_the_monitor_labels_and_falls_silent_with_its_sensor(world: World) -> No
         "fence.fields": "['data[0]']",
         "fence.max": 0.25,
         "fence.timeout_sec": 0.6,
+        "autostart": True,
     }
     monitor = world.start("constraint_monitor_node", "violation:=label", **fence)
 
@@ -248,11 +249,17 @@ def test_robot_time_faster_than_the_clock(world: World) -> None:
         ("sim_robot_node", {"env": "Nowhere-v0"}, "no environment 'Nowhere-v0'"),
         ("sim_robot_node", {**ROBOT, "real_time_factor": 2.0}, "needs publish_clock"),
         ("sim_robot_node", {**ROBOT, "rate_hz": 0.0}, "parameter rate_hz"),
-        ("constraint_monitor_node", {}, "constraints is None: it must be a list of names"),
-        ("constraint_monitor_node", {"constraints": "[front]"}, "constraint front is not declared"),
+        ("constraint_monitor_node", {"autostart": True}, "constraints is None: it must be a list of names"),
+        ("constraint_monitor_node", {"constraints": "[front]", "autostart": True}, "constraint front is not declared"),
         (
             "constraint_monitor_node",
-            {"constraints": "[a]", "a.topic": "x", "a.type": "nobodys_msgs/msg/Thing", "a.fields": "[data]"},
+            {
+                "constraints": "[a]",
+                "a.topic": "x",
+                "a.type": "nobodys_msgs/msg/Thing",
+                "a.fields": "[data]",
+                "autostart": True,
+            },
             "message package nobodys_msgs is not installed",
         ),
     ],

@@ -1,0 +1,14 @@
+"""Starts a monitor of constraints: `ros2 launch safe_rl constraint_monitor.launch.py params_file:=my_robot.yaml`.
+
+`--show-args` lists the arguments; `python -m ros_nodes.start constraint_monitor` does the same without ros2.
+"""
+
+from launch import LaunchDescription
+
+from ros_nodes.launch_actions import launch_node
+from ros_nodes.launch_description import CONSTRAINT_MONITOR
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by `ros2 launch`."""
+    return launch_node(CONSTRAINT_MONITOR)
