@@ -194,19 +194,29 @@ class MappingSpec:
         Raises:
             UserError: It is missing, no YAML, or holds no mapping.
         """
+        content = read_parameters(path)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"no mapping at {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:150]}") from error
-        mapping = _find_mapping(content)
-        if mapping is None:
-            raise UserError(f"{path} holds no mapping: it needs the sections observation and action")
-        try:
-            return cls.from_dict(mapping)
+            return cls.from_dict(content)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+
+
+def read_parameters(path: Path) -> dict[str, Any]:
+    """Reads the parameters of a YAML file that stand beside a mapping, on top or below some node's name.
+
+    Raises:
+        UserError: It is missing, no YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no mapping at {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:150]}") from error
+    parameters = _find_mapping(content)
+    if parameters is None:
+        raise UserError(f"{path} holds no mapping: it needs the sections observation and action")
+    return parameters
 
 
 def _find_mapping(content: Any) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ class SimRobot:
         seed: int | None = None,
         command_timeout_sec: float = 0.5,
         auto_reset: bool = True,
+        time_limit: bool = True,
         pause_sec: float = 0.5,
         settle_sec: float = 0.2,
     ) -> None:
@@ -62,6 +63,7 @@ class SimRobot:
             seed: Seed of the first episode; the later ones follow from it.
             command_timeout_sec: Age of a command above which the robot stands still.
             auto_reset: Whether a new episode follows by itself.
+            time_limit: Whether the environment's time limit ends an episode; otherwise whoever drives says when.
             pause_sec: How long the robot stands at the end of an episode.
             settle_sec: How long it stands at the start of one, whatever it is commanded.
 
@@ -76,6 +78,7 @@ class SimRobot:
         self._space = env.action_space
         self._rate_hz = rate_hz
         self._auto_reset = auto_reset
+        self._time_limit = time_limit
         self._zero = np.clip(np.zeros(self._space.shape, np.float32), self._space.low, self._space.high)
         self._command_ticks = self._num_ticks(command_timeout_sec)
         self._pause_ticks = self._num_ticks(pause_sec)
@@ -146,7 +149,7 @@ class SimRobot:
         self._command_age += 1
         self._obs, _, terminated, truncated, info = self.env.step(np.array(action, dtype=self._space.dtype))
         self._violation, self._success = info["cost"] > 0, info["success"]
-        if terminated or truncated:
+        if terminated or (truncated and self._time_limit):
             self._phase = "ended"
             self._standing = self._pause_ticks
         return self.moment

@@ -59,6 +59,8 @@ class SimRobotParameters:
     """Age of a command above which the robot stands still, in s of the robot's time."""
     auto_reset: bool = True
     """Start a new episode after one has ended; otherwise the robot stands until ~/reset."""
+    time_limit: bool = True
+    """End an episode at the environment's time limit; otherwise whoever drives decides, as with a robot."""
     pause_sec: float = bounded(0.5, 0.0, 60.0)
     """How long the robot stands at the end of an episode before the new one, in s of the robot's time."""
     settle_sec: float = bounded(0.2, 0.0, 60.0)
@@ -101,6 +103,7 @@ class SimRobotNode(Node):
             seed=settings.seed,
             command_timeout_sec=settings.command_timeout_sec,
             auto_reset=settings.auto_reset,
+            time_limit=settings.time_limit,
             pause_sec=settings.pause_sec,
             settle_sec=settings.settle_sec,
         )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safe_rl.envs.factory import CostEnv
+from safe_rl.envs.protocols import repeats_itself
 from safe_rl.errors import EnvironmentFault
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
@@ -166,12 +167,17 @@ class Rollout:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the unfinished episodes by repeating them.
 
-        Where an environment does not repeat itself (a physical robot, say), that episode is given up for a new one.
+        Where an environment does not repeat itself, that episode is given up for a new one. One that says so (a
+        physical robot) is not asked to: driving it blindly is no way to find out.
         """
         self.num_finished = state["num_finished"]
         self.num_started = state["num_started"]
         saved_obs = np.asarray(state["obs"])
         for index, slot in enumerate(self.slots):
+            if not repeats_itself(slot.env):
+                slot.start_number = self.num_started  # the episode that began with this object
+                self.num_started += 1
+                continue
             saved = state["slots"][str(index)]
             obs = slot.begin(saved["start_number"], self.seed)
             for action in np.asarray(saved["actions"]):

@@ -70,6 +70,14 @@ def train(
             agent.add_offline(dataset.transitions())
         if run.stop_at_success_rate is not None:
             callbacks = [*callbacks, StopAtSuccessRate(run.stop_at_success_rate)]
+        checkpoints = run.output / "checkpoints"
+        state = load_newest(checkpoints) if run.resume and list_checkpoints(checkpoints) else None
+        if state is not None:
+            with misfit_named(run.output, run.env):
+                agent.load_state_dict(state["agent"])
+        elif isinstance(agent, RiskAwareAgent):
+            _pretrain(agent, run, pretrain_progress)
+        # Only now does the first episode begin: a robot should not stand at its start for minutes.
         runner = Runner(
             agent,
             envs,
@@ -78,13 +86,9 @@ def train(
             callbacks=callbacks,
             progress=progress,
         )
-        if run.resume and list_checkpoints(runner.checkpoints):
-            state = load_newest(runner.checkpoints)
+        if state is not None:
             with misfit_named(run.output, run.env):
-                agent.load_state_dict(state["agent"])
                 runner.load_state_dict(state["runner"])
-        elif isinstance(agent, RiskAwareAgent):
-            _pretrain(agent, run, pretrain_progress)
         runner.run()
         return agent
 

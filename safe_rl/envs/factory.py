@@ -71,6 +71,8 @@ def _make_from_factory(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         )
     try:
         made = factory(**kwargs)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"factory {env!r} raised {type(error).__name__}: {_one_line(error)}") from error
     if not isinstance(made, gym.Env):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
@@ -46,6 +47,14 @@ class OffersExpert(Protocol):
     def expert_action(self, obs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Returns the expert's action for one observation."""
         ...
+
+
+def repeats_itself(env: gym.Env[Any, Any]) -> bool:
+    """Whether a seed and actions bring the same episode again: so it is unless ``env.unwrapped.repeats_itself`` denies.
+
+    A robot denies it; an interrupted episode is then given up instead of driven again.
+    """
+    return bool(getattr(env.unwrapped, "repeats_itself", True))
 
 
 @dataclass(frozen=True)

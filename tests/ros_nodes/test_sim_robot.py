@@ -92,6 +92,18 @@ def test_without_automatic_reset_it_stands_until_it_is_asked() -> None:
     assert robot.tick().phase == "moving"
 
 
+def test_a_robot_without_a_time_limit_goes_on() -> None:
+    def ends(**changes: Any) -> bool:
+        robot = SimRobot(CostEnv(gym.wrappers.TimeLimit(Rail(), 3)), settle_sec=0.0, **changes)
+        return "ended" in {robot.tick().phase for _ in range(9)}
+
+    assert ends()
+    assert not ends(time_limit=False)
+    robot = make(time_limit=False)
+    robot.command(np.array([0.5]))
+    assert [robot.tick().phase for _ in range(2)] == ["moving", "ended"]  # at the wall it ends all the same
+
+
 def test_time_counts_periods() -> None:
     robot = make()
     assert robot.time_sec == pytest.approx(0.1)

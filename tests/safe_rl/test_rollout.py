@@ -159,6 +159,25 @@ def test_an_environment_that_does_not_repeat_itself_begins_anew_with_a_warning(t
     assert restored.num_started == 5  # 2, one given up, 2
 
 
+def test_a_robot_is_not_driven_again_through_its_interrupted_episode(tmp_path):
+    original = scripted(toys.Script(length=9))
+    for _ in range(4):
+        step(original, Mode.RECOVERY)
+    save_state(tmp_path / "state", original.state_dict())
+    robot = toys.Script(length=9)
+    robot.repeats_itself = False
+    actions = []
+    take_step = robot.step
+    robot.step = lambda action: actions.append(action) or take_step(action)
+    restored = _replayed(tmp_path, [robot])
+    assert actions == []
+    assert restored.obs[0, 1] == 0
+    assert restored.num_started == 2
+    ended = [record for _ in range(9) for record in step(restored, Mode.TASK)[1]]
+    assert [(r.episode, r.steps, r.recovery_steps) for r in ended] == [(0, 9, 0)]
+    assert len(actions) == 9
+
+
 def test_a_fault_in_a_step_leaves_the_counts_as_they_were(tmp_path):
     broken = toys.Broken(length=5)
     rollout = scripted(toys.Script(length=5), broken)
