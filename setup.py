@@ -32,7 +32,7 @@ SIM = ["pybullet>=3.2.5", "opencv-python-headless>=4.8"]
 RAY = ["ray>=2.9,<3"]
 
 # What reads and writes recordings, with or without ROS: pure Python and small.
-BAGS = ["mcap>=1.2", "rosbags>=0.10", "pyyaml>=6"]
+BAGS = ["mcap>=1.6", "rosbags>=0.10", "pyyaml>=6"]  # mcap 1.6 is the first whose writer can flush
 
 # For development and CI. A robot takes ROS 2 from its own packages (Humble, Jazzy or Kilted), not from here.
 ROS = [
@@ -125,6 +125,7 @@ setup(
             "shield_node = ros_nodes.shield_node:main",
             "sim_robot_node = ros_nodes.sim_robot_node:main",
             "constraint_monitor_node = ros_nodes.constraint_monitor_node:main",
+            "recorder_node = ros_nodes.recorder_node:main",
         ],
         # Read by safe_rl.envs.factory; Gymnasium itself stopped reading this group in 1.0.
         "gymnasium.envs": ["__root__ = sim:register_envs"],

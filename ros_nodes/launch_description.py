@@ -140,7 +140,21 @@ CONSTRAINT_MONITOR = NodeDescription(
     fixed=(("autostart", True),),
 )
 
-DESCRIPTIONS = {description.name: description for description in (SHIELD, SIM_ROBOT, CONSTRAINT_MONITOR)}
+RECORDER = NodeDescription(
+    executable="recorder_node",
+    name="recorder",
+    arguments=(
+        Argument("params_file", "Parameter file: the mapping of topics, and parameters of the node (needed)"),
+        Argument("output", "Folder of the recording, new or empty, such as data/run1 or data/%Y-%m-%d_%H-%M-%S"),
+        Argument("extra_topics", "Further topics to record, by spaces, each a name or name:type"),
+        NAMESPACE,
+        LOG_LEVEL,
+    ),
+    parameters=(("output", "output"), ("extra_topics", "extra_topics")),
+    fixed=(("autostart", True),),
+)
+
+DESCRIPTIONS = {description.name: description for description in (SHIELD, SIM_ROBOT, CONSTRAINT_MONITOR, RECORDER)}
 
 
 def describe(description: NodeDescription) -> str:
