@@ -11,6 +11,8 @@ from safe_rl.errors import UserError
 
 MARK_TOPIC = "episode_mark"
 """Where a recorder counts the episodes that an operator begins; `safe-rl collect --from-bag` cuts there."""
+EPISODE_TOPICS = ("episode", MARK_TOPIC)
+"""Counters that recordings are cut at unasked: a robot's own, and the recorder's."""
 STATE_TYPE = "diagnostic_msgs/msg/DiagnosticStatus"
 MARK_TYPE = "std_msgs/msg/Int32"
 

@@ -35,7 +35,8 @@ class Config:
     max_gap_sec: float = 1.0
     """Silence of all topics together, or leap of the clock, above which an episode is cut."""
     mark_topics: tuple[str, ...] = ()
-    """Topics whose messages, of any type, cut an episode: resets, an operator's marks."""
+    """Topics whose messages, of any type, cut an episode: resets, for instance. Where the counters episode and
+    episode_mark (std_msgs/msg/Int32) were recorded, a new number cuts unasked."""
     proposed_topic: str = ""
     """Topic of the commands before the shield, of the action's type; the mapping's are then the executed ones."""
     namespace: str = ""

@@ -19,6 +19,7 @@ from ros_nodes.bags.steps import Part, Series, seconds
 from ros_nodes.bags.synchronise import SEC, Track, clock_report, find_cuts, on_clock
 from ros_nodes.mapping import MappingSpec, SourceSpec
 from ros_nodes.readers import SourceError, read_action, read_message
+from ros_nodes.recorded_topics import EPISODE_TOPICS, MARK_TYPE
 from safe_rl.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,11 @@ def read_recording(path: Path, config: Config, mapping: MappingSpec) -> Recordin
     by_topic: dict[str, list[str]] = {}
     for role, (topic, _, _, _) in roles.items():
         by_topic.setdefault(topic, []).append(role)
+    counters = {config.topic(topic) for topic in EPISODE_TOPICS} - marks - set(by_topic)
 
-    def take(topic: str, message: Any) -> _Taken:
+    def take(topic: str, message: Any) -> _Taken | int:
+        if topic in counters:
+            return int(message.data)
         readings: dict[str, Any] = {}
         for role in by_topic[topic]:
             try:
@@ -92,8 +96,8 @@ def read_recording(path: Path, config: Config, mapping: MappingSpec) -> Recordin
                 readings[role] = error
         return _Taken(_stamp_ns(message), readings)
 
-    wanted = {topic: "" for topic in marks} | {topic: kind for topic, kind, _, _ in roles.values()}
-    bag = open_bag(path, wanted, take)
+    wanted = {topic: "" for topic in marks} | {topic: MARK_TYPE for topic in counters}
+    bag = open_bag(path, wanted | {topic: kind for topic, kind, _, _ in roles.values()}, take)
     for role, (topic, kind, _, where) in roles.items():
         bag.require(topic, kind if role != COST or not config.cost_events else "", where)
         if bag.types[topic] != kind:
@@ -103,8 +107,24 @@ def read_recording(path: Path, config: Config, mapping: MappingSpec) -> Recordin
     tracks = {role: _track(bag, role, topic) for role, (topic, _, _, _) in roles.items()}
     for role, track in tracks.items():
         _require_readable(bag, track, roles[role][3])
+    before_shield = f"{config.topic(mapping.action.topic)}_in"
+    if not config.proposed_topic and bag.types.get(before_shield) == mapping.action.type:
+        logger.warning(
+            "%s: %s holds the commands before a shield: they are left out without --proposed-topic %s",
+            bag.name,
+            before_shield,
+            before_shield,
+        )
     marks_ns = [message.received_ns for message in bag.messages if message.topic in marks]
+    marks_ns += [moment for topic in sorted(counters) for moment in _counted_ns(bag, topic)]
     return Recording(bag, tracks, marks_ns)
+
+
+def _counted_ns(bag: Bag, topic: str) -> list[int]:
+    """When a counter of episodes changed; said again, a number is no new episode."""
+    messages = [message for message in bag.messages if message.topic == topic]
+    numbers = [None, *(message.content for message in messages)]
+    return [m.received_ns for m, before in zip(messages, numbers, strict=False) if m.content != before]
 
 
 def _stamp_ns(message: Any) -> int | None:
