@@ -109,6 +109,7 @@ def assert_stops_at_once(robot: Robot, reason: str, *, mode: str = "STOP") -> No
     spoken_sec = robot.node.get_clock().now().nanoseconds * 1e-9
     robot.speak()
     robot.wait_state(mode, reason)
+    robot.wait(lambda: ZERO in robot.commands[before:], "the stop command")  # states and commands travel apart
     robot.wait_commands(2)
     commands = robot.commands[before:]
     first = commands.index(ZERO)
