@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,11 @@ class TanhMLP(StackedMLP):
     ) -> None:
         self.output_gain = output_gain
         super().__init__(1, input_size, hidden_sizes, output_size, generator=generator)
+        self._direct: tuple[Tensor, list[Layer]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make gradients of their own."""
+        return {**super().__getstate__(), "_direct": None}
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -74,10 +80,11 @@ class TanhMLP(StackedMLP):
         Returns:
             The gradient of ``flat``; overwritten by the next call.
         """
-        self._gradient_is_free = self._gradient is not None
-        gradient, views = self.gradient_buffer()
-        self._differentiate_unit(grad, saved, self.units()[0], (), views[0], False)
-        return gradient
+        if self._direct is None or self._direct[0].dtype != self.flat.dtype:
+            gradient = torch.empty_like(self.flat, requires_grad=False)
+            self._direct = gradient, self.views_of(gradient)[0]
+        self._differentiate_unit(grad, saved, self.units()[0], (), self._direct[1], False)
+        return self._direct[0]
 
     def _evaluate_unit(
         self, hidden: Tensor, layers: list[Layer], low_weights: Sequence[Tensor], saved: list[Tensor] | None
