@@ -36,7 +36,9 @@ from safe_rl.errors import UserError
 
 MIB = 2**20
 LOOK_EVERY_SEC = 0.1
-"""How often publishers are looked for."""
+"""How often publishers are looked for, of topics that have none."""
+LOOKS_PER_REVIEW = 10
+"""Every so often those of the other topics are looked at, too: one may have come that cannot be heard."""
 PATIENCE_SEC = 5.0
 """How long a needed topic may be without a publisher before a warning."""
 
@@ -114,7 +116,7 @@ class RecorderNode(ManagedNode):
         self._subscriptions_: dict[str, Any] = {}
         self._refused: dict[str, str] = {}
         self._said: set[str] = set()
-        self._episode = 0
+        self._episode = self._looks = 0
         self._began_sec = time.monotonic()
         self._last_report = (self._began_sec, 0, 0)
         self._states = self.create_publisher(DiagnosticStatus, "~/state", LATCHED_QOS)
@@ -169,9 +171,12 @@ class RecorderNode(ManagedNode):
 
     def _look(self) -> None:
         """Subscribes to what somebody publishes by now."""
+        self._looks += 1
         for wanted in self._wanted:
-            publishers = self.get_publishers_info_by_topic(wanted.topic)
             present = self._subscriptions_.get(wanted.topic)
+            if present is not None and self._looks % LOOKS_PER_REVIEW:
+                continue
+            publishers = self.get_publishers_info_by_topic(wanted.topic)
             if not publishers or (present is not None and serves(present.qos_profile, publishers)):
                 continue
             kinds = {publisher.topic_type for publisher in publishers}

@@ -66,4 +66,5 @@ def loss_callbacks(on_lost: Callable[[Any], None]) -> dict[str, Any]:
         from rclpy.event_handler import SubscriptionEventCallbacks
     except ImportError:  # Humble
         from rclpy.qos_event import SubscriptionEventCallbacks
-    return {"event_callbacks": SubscriptionEventCallbacks(message_lost=on_lost)}
+    # No callbacks of rclpy's own: the recorder looks after types and reliability itself, and each costs time.
+    return {"event_callbacks": SubscriptionEventCallbacks(message_lost=on_lost, use_default_callbacks=False)}
