@@ -412,6 +412,7 @@ def test_a_killed_shield_falls_silent_and_comes_back(
     os.kill(int(children[0]), signal.SIGKILL)
     robot.wait(lambda: "restart 1 of 5" in robot.output, "the restart")
     robot.wait_state("STOP", "odom_never_seen")
+    robot.wait_commands(2)
     gaps = np.diff(robot.command_stamps_sec)
     before = int(gaps.argmax())
     assert gaps[before] > SHIELD.restart_delay_sec, gaps
