@@ -1,0 +1,167 @@
+"""Asks the shards of a stream for items, many at a time, and looks after those that die or hang."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from safe_rl.flow.engine import Engine, LostReply, Ref, State, Token
+from safe_rl.flow.host import COUNTER, Signal, Stream
+from safe_rl.flow.source import LIMIT_SEC, Source
+
+if TYPE_CHECKING:
+    from safe_rl.flow.actors import ActorGroup, ActorHandle
+
+
+class Puller(Source):
+    """One request is one item, whatever happens to the actor meanwhile, unless the shard ends or is dropped."""
+
+    def __init__(self, group: ActorGroup[Any], stream: Stream, *, by_reference: bool) -> None:
+        super().__init__()
+        self._group, self._engine, self._by_reference = group, group.engine, by_reference
+        self._stream_id = f"{next(COUNTER)} {stream.name}"
+        self._packed = self._engine.pack(stream)
+        self._pullers: dict[int, Callable[[str], Any]] = {}
+        self._pending: dict[Token, tuple[ActorHandle[Any], int]] = {}
+        self._payloads: dict[Token, Ref[Any]] = {}
+        self._owed: list[ActorHandle[Any]] = []
+        self._ended: set[int] = set()
+        self._asked_at: dict[int, float] = {}
+        self._timeout_sec = group.options.timeout_sec
+        self._next_look = 0.0
+
+    def start(self) -> None:
+        """Teaches the actors the stream."""
+        for handle in self._group.handles:
+            actor = handle.actor
+            engine = self._engine
+            self._pullers[handle.index] = (
+                engine.puller_by_reference(actor) if self._by_reference else engine.puller(actor)
+            )
+            engine.install(actor, self._stream_id, self._packed)
+
+    def shards(self) -> list[ActorHandle[Any]]:
+        """Those that still give items, or will again."""
+        return [handle for handle in self._group.handles if handle.index not in self._ended]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing has been asked for that has not come."""
+        return not self._pending and not self._owed
+
+    def ask(self, handle: ActorHandle[Any]) -> None:
+        """Asks a shard for one more item; once it is back, where it is being restarted."""
+        if handle.state is State.ALIVE:
+            self._submit(handle)
+        else:
+            self._owed.append(handle)
+
+    def collect(self) -> list[tuple[ActorHandle[Any], Any]]:
+        """Returns all items that have come, the longest awaited first.
+
+        Empty where nothing is asked for, or nothing has come and this source must not wait.
+        """
+        while True:
+            if self._owed:
+                self._settle()
+            if not self._pending and not self._owed:
+                return []
+            tokens = [*self._pending, *self._hello_tokens()]
+            ready = self._engine.wait(tokens, LIMIT_SEC if self.blocking else 0.0)
+            found = self._take([token for token in ready if token in self._pending])
+            if self._timeout_sec is not None and time.monotonic() >= self._next_look:
+                self._look_for_hung(self._timeout_sec)
+            if found or not self.blocking:
+                return found
+
+    def tokens(self) -> list[tuple[Engine, Token]]:
+        """Returns the requests under way, and the returns that are waited for."""
+        return [(self._engine, token) for token in (*self._pending, *self._hello_tokens())]
+
+    def close(self) -> None:
+        """Forgets what is under way."""
+        self._pending.clear()
+        self._payloads.clear()
+        self._owed.clear()
+        for handle in self._group.handles:
+            with contextlib.suppress(Exception):  # the engine may be gone, and then there is nothing to tell it
+                self._engine.uninstall(handle.actor, self._stream_id)
+
+    def _hello_tokens(self) -> list[Token]:
+        if not self._owed:
+            return []
+        return list({handle.index: handle.hello_token for handle in self._owed}.values())
+
+    def _submit(self, handle: ActorHandle[Any]) -> None:
+        token = self._pullers[handle.index](self._stream_id)
+        if self._by_reference:
+            token, payload = token
+            self._payloads[token] = payload
+        self._pending[token] = (handle, handle.generation)
+        if self._timeout_sec is not None:
+            self._asked_at[handle.index] = time.monotonic()
+
+    def _settle(self) -> None:
+        """Asks again those that are back."""
+        owed, self._owed = self._owed, []
+        for handle in owed:
+            handle.look_for_return()
+            if handle.state is State.ALIVE:
+                self._engine.install(handle.actor, self._stream_id, self._packed)
+                self._submit(handle)
+            elif handle.state is State.RESTARTING:
+                self._owed.append(handle)
+        self._group.require_any()
+
+    def _take(self, ready: Sequence[Token]) -> list[tuple[ActorHandle[Any], Any]]:
+        if not ready:
+            return []
+        found = []
+        for token, reply in zip(ready, self._engine.fetch(ready), strict=True):
+            handle, generation = self._pending.pop(token)
+            payload = self._payloads.pop(token) if self._by_reference else reply
+            if isinstance(reply, LostReply):
+                self._group.context.count("faults/lost_items")
+                handle.mark_lost(generation, reply.reason)
+                self._owed.append(handle)
+            elif not isinstance(reply, Signal) or self._is_item(handle, reply):
+                found.append((handle, reply.item if isinstance(reply, Signal) and not self._by_reference else payload))
+        return found
+
+    def _is_item(self, handle: ActorHandle[Any], signal: Signal) -> bool:
+        """Does what a signal asks for; whether it comes with an item."""
+        if signal.metrics is not None:
+            self._group.context.merge(signal.metrics)
+        if signal.kind == "ended":
+            self._ended.add(handle.index)
+        elif signal.kind == "skipped":
+            self.ask(handle)
+        elif signal.kind == "unknown":  # another process than the one that was taught
+            handle.note_restart(signal.incarnation)
+            self._engine.install(handle.actor, self._stream_id, self._packed)
+            self.ask(handle)
+        elif signal.kind == "raised":
+            if signal.call_id not in handle.read_errors:
+                signal.raise_error(str(handle))
+            handle.read_errors.discard(signal.call_id)
+            self.ask(handle)
+        return signal.kind == "item"
+
+    def _look_for_hung(self, timeout_sec: float) -> None:
+        now = time.monotonic()
+        self._next_look = now + timeout_sec / 10
+        for token, (handle, _) in list(self._pending.items()):
+            if now - self._asked_at[handle.index] > timeout_sec and token in self._pending:
+                handle.mark_hung(f"no answer for {timeout_sec:g} s")
+                self._group.context.count("faults/hangs")
+                self._forget(handle)
+
+    def _forget(self, handle: ActorHandle[Any]) -> None:
+        """What is under way on an actor that was killed will not come."""
+        for token in [token for token, (owner, _) in self._pending.items() if owner is handle]:
+            del self._pending[token]
+            self._payloads.pop(token, None)
+            self._group.context.count("faults/lost_items")
+            self._owed.append(handle)
