@@ -161,6 +161,17 @@ class TestEpisodes:
         assert xs(table) == [list(range(10)), [0, 1, 2, 3, 4]]
         assert any("clock_jump" in line for line in lines)
 
+    @pytest.mark.parametrize("topic", ["episode", "episode_mark"])
+    def test_counted_episodes_cut_unasked_and_a_repeated_number_does_not(self, tmp_path: Path, topic: str) -> None:
+        counts = [(100.29, 1), (100.49, 2), (100.69, 2)]  # just before the odometry of steps 3, 5 and 7
+        entries = [(time - 0.005, f"/{topic}", make("std_msgs/msg/Int32", data=count)) for time, count in counts]
+        table, lines = convert(tmp_path, [*drive(1.0), *entries])
+        assert xs(table) == [[0, 1, 2], [3, 4], [5, 6, 7, 8, 9]]
+        assert "  2 cuts: mark" in lines
+
+    def test_a_topic_of_that_name_and_another_type_is_nothing(self, tmp_path: Path) -> None:
+        assert xs(convert(tmp_path, [*drive(1.0), (100.5, "/episode", bumper(True))])[0]) == [list(range(10))]
+
     def test_cut_at_marks_of_any_type(self, tmp_path: Path) -> None:
         mark = (100.385, "/reset", make("std_msgs/msg/Empty"))
         table, lines = convert(tmp_path, [*drive(1.0), mark], mark_topics=("reset",))
@@ -239,6 +250,13 @@ class TestSampling:
         table, _ = convert(tmp_path, [*drive(1.0), *proposals], proposed_topic="cmd_vel_in", command_timeout_sec=0.11)
         np.testing.assert_allclose(column(table, "task_action"), [5] * 5 + [0.5, 0.6, 0.7, 0.8], rtol=1e-6)
         np.testing.assert_allclose(column(table, "action"), np.arange(9) / 10, rtol=1e-6)
+
+    def test_proposed_commands_that_are_left_out_are_told(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        table, _ = convert(tmp_path, [*drive(1.0), (100.0, "/cmd_vel_in", command(100.0, 5.0))])
+        assert column(table, "task_action") == column(table, "action")
+        assert "they are left out without --proposed-topic /cmd_vel_in" in caplog.text
 
     def test_namespace(self, tmp_path: Path) -> None:
         entries = [(t, f"/robot1{topic}" if topic == "/odom" else topic, m) for t, topic, m in drive(1.0)]
