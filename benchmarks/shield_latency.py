@@ -64,7 +64,7 @@ executor.add_node(node)
 try:
     while rclpy.ok():
         executor.spin_once(0.1)
-except KeyboardInterrupt:
+except (KeyboardInterrupt, RuntimeError):  # the latter out of a call that the signal cut
     pass
 """
 
