@@ -71,6 +71,11 @@ class Source:
         self._last.clear()
 
     @property
+    def newest(self) -> Any:
+        """The last message; ``has_spoken`` says whether there is one."""
+        return self._last[-1].message
+
+    @property
     def has_spoken(self) -> bool:
         """Whether there is any message."""
         return bool(self._last)
