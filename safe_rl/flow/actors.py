@@ -64,6 +64,8 @@ class ActorHandle(Generic[W]):
         self.read_errors: set[int] = set()
         """Calls whose error somebody has read, so that it need not come with the next item."""
         self.hello_token: Token = None
+        self.last_stream = ""
+        """The one it was asked for last."""
         self._back_by = 0.0
 
     def __str__(self) -> str:

@@ -82,8 +82,9 @@ class _Turns(Generic[T]):
 
     def items(self) -> Iterator[T | Nothing]:
         """All items by turns; ``Nothing`` only where this union must not wait itself."""
+        missed_before = False
         while self._live:
-            progressed = False
+            progressed = missed = False
             for turn in list(self._live):
                 index, stream, weight = turn
                 given = 0
@@ -98,6 +99,7 @@ class _Turns(Generic[T]):
                         if item is IN_FLIGHT and self._keep_turns:  # it will come, and its turn waits for it
                             yield from self._rest(IN_FLIGHT)
                             continue
+                        missed = True
                         break
                     given += 1
                     progressed = True
@@ -106,7 +108,10 @@ class _Turns(Generic[T]):
                 if not self._live:
                     return
             if not progressed:
-                yield from self._rest(IN_FLIGHT if self._source.tokens() else NOT_READY)
+                yield from self._rest(IN_FLIGHT if self._source.awaited() else NOT_READY)
+            elif missed and missed_before and not self._keep_turns:  # the others alone would go on for ever
+                wait_for_any(self._source, look_only=True)
+            missed_before = missed and progressed
 
     def _rest(self, nothing: Nothing) -> Iterator[Nothing]:
         if self._source.blocking:

@@ -110,11 +110,14 @@ class Engine(ABC):
         """Has an actor forget a stream."""
 
     @abstractmethod
-    def puller(self, actor: Any) -> Callable[[str], Token]:
-        """Returns what asks an actor for the next item of a stream."""
+    def puller(self, actor: Any) -> Callable[..., Token]:
+        """Returns what asks an actor for the next item of a stream; without an argument, of the same as the last time.
+
+        (An argument costs Ray as much as all that this library adds to a call.)
+        """
 
     @abstractmethod
-    def puller_by_reference(self, actor: Any) -> Callable[[str], tuple[Token, Ref[Any]]]:
+    def puller_by_reference(self, actor: Any) -> Callable[..., tuple[Token, Ref[Any]]]:
         """The same, where the token stands for the ``Signal`` or None alone, and the item stays behind the ``Ref``."""
 
     @abstractmethod

@@ -97,6 +97,7 @@ class Host:
         self._failed: Signal | None = None
         self._unread: Signal | None = None
         self._streams: dict[str, tuple[Callable[[], Any], Stream]] = {}
+        self._last = ""
         self._metrics = Metrics()
 
     def make(self, cls: Callable[..., Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -119,8 +120,9 @@ class Host:
         """Forgets a stream."""
         self._streams.pop(stream_id, None)
 
-    def pull(self, stream_id: str) -> Any:
-        """Returns the next item of a stream, or a ``Signal``."""
+    def pull(self, stream_id: str = "") -> Any:
+        """Returns the next item of a stream, or a ``Signal``. Without a name, of the one that was pulled last."""
+        stream_id = self._last = stream_id or self._last
         if self._unread is not None:
             unread, self._unread = self._unread, None
             return unread
@@ -152,7 +154,7 @@ class Host:
             return Signal(kind, item=item, metrics=self._metrics.drain())
         return item if kind == "item" else Signal("skipped")
 
-    def pull_pair(self, stream_id: str) -> tuple[Signal | None, Any]:
+    def pull_pair(self, stream_id: str = "") -> tuple[Signal | None, Any]:
         """Returns what the driver must see, and the item, which may stay where it is."""
         reply = self.pull(stream_id)
         if not isinstance(reply, Signal):

@@ -83,12 +83,12 @@ class _LocalEngine(Engine):
     def uninstall(self, actor: _LocalActor, stream_id: str) -> None:
         actor.host.uninstall(stream_id)
 
-    def puller(self, actor: _LocalActor) -> Callable[[str], Token]:
+    def puller(self, actor: _LocalActor) -> Callable[..., Token]:
         host = actor.host
-        return lambda stream_id: actor.submit(lambda: host.pull(stream_id))
+        return lambda stream_id="": actor.submit(lambda: host.pull(stream_id))
 
-    def puller_by_reference(self, actor: _LocalActor) -> Callable[[str], tuple[Token, Ref[Any]]]:
-        def pull(stream_id: str) -> tuple[Token, Ref[Any]]:
+    def puller_by_reference(self, actor: _LocalActor) -> Callable[..., tuple[Token, Ref[Any]]]:
+        def pull(stream_id: str = "") -> tuple[Token, Ref[Any]]:
             ref: _LocalRef[Any] = _LocalRef(None)
 
             def run() -> Any:

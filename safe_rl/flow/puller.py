@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from safe_rl.flow.engine import Engine, LostReply, Ref, State, Token
+from safe_rl.flow.engine import LostReply, Ref, State, Token
 from safe_rl.flow.host import COUNTER, Signal, Stream
-from safe_rl.flow.source import LIMIT_SEC, Source
+from safe_rl.flow.source import LIMIT_SEC, Awaited, Source
 
 if TYPE_CHECKING:
     from safe_rl.flow.actors import ActorGroup, ActorHandle
@@ -23,9 +23,10 @@ class Puller(Source):
         self._group, self._engine, self._by_reference = group, group.engine, by_reference
         self._stream_id = f"{next(COUNTER)} {stream.name}"
         self._packed = self._engine.pack(stream)
-        self._pullers: dict[int, Callable[[str], Any]] = {}
+        self._pullers: dict[int, Callable[..., Any]] = {}
         self._pending: dict[Token, tuple[ActorHandle[Any], int]] = {}
         self._payloads: dict[Token, Ref[Any]] = {}
+        self._arrived: list[tuple[ActorHandle[Any], int, Any, Any]] = []
         self._owed: list[ActorHandle[Any]] = []
         self._ended: set[int] = set()
         self._asked_at: dict[int, float] = {}
@@ -49,7 +50,7 @@ class Puller(Source):
     @property
     def idle(self) -> bool:
         """Whether nothing has been asked for that has not come."""
-        return not self._pending and not self._owed
+        return not (self._pending or self._arrived or self._owed)
 
     def ask(self, handle: ActorHandle[Any]) -> None:
         """Asks a shard for one more item; once it is back, where it is being restarted."""
@@ -66,23 +67,33 @@ class Puller(Source):
         while True:
             if self._owed:
                 self._settle()
-            if not self._pending and not self._owed:
+            if self.idle:
                 return []
-            tokens = [*self._pending, *self._hello_tokens()]
-            ready = self._engine.wait(tokens, LIMIT_SEC if self.blocking else 0.0)
-            found = self._take([token for token in ready if token in self._pending])
+            if self.blocking and not self._arrived:
+                tokens = [*self._pending, *self._hello_tokens()] if self._owed else list(self._pending)
+                ready = self._engine.wait(tokens, LIMIT_SEC)
+                if self._owed:
+                    ready = [token for token in ready if token in self._pending]
+                for token, reply in zip(ready, self._engine.fetch(ready) if ready else (), strict=True):
+                    self._arrive(token, reply)
+            found = self._take()
             if self._timeout_sec is not None and time.monotonic() >= self._next_look:
                 self._look_for_hung(self._timeout_sec)
             if found or not self.blocking:
                 return found
 
-    def tokens(self) -> list[tuple[Engine, Token]]:
+    def awaited(self) -> Awaited:
         """Returns the requests under way, and the returns that are waited for."""
-        return [(self._engine, token) for token in (*self._pending, *self._hello_tokens())]
+        engine, arrive = self._engine, self._arrive
+        found: Awaited = [(engine, token, arrive) for token in self._pending]
+        if self._owed:
+            found += [(engine, token, None) for token in self._hello_tokens()]
+        return found
 
     def close(self) -> None:
         """Forgets what is under way."""
         self._pending.clear()
+        self._arrived.clear()
         self._payloads.clear()
         self._owed.clear()
         for handle in self._group.handles:
@@ -95,7 +106,12 @@ class Puller(Source):
         return list({handle.index: handle.hello_token for handle in self._owed}.values())
 
     def _submit(self, handle: ActorHandle[Any]) -> None:
-        token = self._pullers[handle.index](self._stream_id)
+        pull = self._pullers[handle.index]
+        if handle.last_stream == self._stream_id:
+            token = pull()
+        else:
+            token = pull(self._stream_id)
+            handle.last_stream = self._stream_id
         if self._by_reference:
             token, payload = token
             self._payloads[token] = payload
@@ -115,13 +131,14 @@ class Puller(Source):
                 self._owed.append(handle)
         self._group.require_any()
 
-    def _take(self, ready: Sequence[Token]) -> list[tuple[ActorHandle[Any], Any]]:
-        if not ready:
-            return []
+    def _arrive(self, token: Token, reply: Any) -> None:
+        handle, generation = self._pending.pop(token)
+        self._arrived.append((handle, generation, reply, self._payloads.pop(token) if self._by_reference else reply))
+
+    def _take(self) -> list[tuple[ActorHandle[Any], Any]]:
         found = []
-        for token, reply in zip(ready, self._engine.fetch(ready), strict=True):
-            handle, generation = self._pending.pop(token)
-            payload = self._payloads.pop(token) if self._by_reference else reply
+        arrived, self._arrived = self._arrived, []
+        for handle, generation, reply, payload in arrived:
             if isinstance(reply, LostReply):
                 self._group.context.count("faults/lost_items")
                 handle.mark_lost(generation, reply.reason)
@@ -153,7 +170,8 @@ class Puller(Source):
         now = time.monotonic()
         self._next_look = now + timeout_sec / 10
         for token, (handle, _) in list(self._pending.items()):
-            if now - self._asked_at[handle.index] > timeout_sec and token in self._pending:
+            late = now - self._asked_at[handle.index] > timeout_sec and token in self._pending
+            if late and not self._engine.wait([token], 0.0):
                 handle.mark_hung(f"no answer for {timeout_sec:g} s")
                 self._group.context.count("faults/hangs")
                 self._forget(handle)

@@ -128,15 +128,15 @@ class _RayEngine(Engine):
         if not self.closed:  # a call after the end would start Ray anew
             actor.uninstall.remote(stream_id)
 
-    def puller(self, actor: Any) -> Callable[[str], Token]:
-        pull: Callable[[str], Token] = actor.pull.remote
+    def puller(self, actor: Any) -> Callable[..., Token]:
+        pull: Callable[..., Token] = actor.pull.remote
         return pull
 
-    def puller_by_reference(self, actor: Any) -> Callable[[str], tuple[Token, Ref[Any]]]:
+    def puller_by_reference(self, actor: Any) -> Callable[..., tuple[Token, Ref[Any]]]:
         pull = actor.pull_pair.options(num_returns=2)
 
-        def pull_pair(stream_id: str) -> tuple[Token, Ref[Any]]:
-            token, payload = pull.remote(stream_id)
+        def pull_pair(*stream_id: str) -> tuple[Token, Ref[Any]]:
+            token, payload = pull.remote(*stream_id)
             return token, _RayRef(payload)
 
         return pull_pair

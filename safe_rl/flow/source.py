@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from safe_rl.flow.engine import Engine, Token
 
@@ -41,13 +42,20 @@ class Source:
         for child in self.children:
             child.set_blocking(blocking)
 
-    def tokens(self) -> list[tuple[Engine, Token]]:
+    def awaited(self) -> Awaited:
         """Returns the answers of which any may bring an item."""
-        return [token for child in self.children for token in child.tokens()]
+        found: Awaited = []
+        for child in self.children:
+            found += child.awaited()
+        return found
 
     def polled(self) -> bool:
         """Whether something else may bring an item, which has to be looked at."""
         return any(child.polled() for child in self.children)
+
+
+Awaited = list[tuple[Engine, Token, Callable[[Token, Any], None] | None]]
+"""Engine, token, and who takes the answer; None where it is only waited for."""
 
 
 class PolledSource(Source):
@@ -57,23 +65,31 @@ class PolledSource(Source):
         super().__init__(children)
         self._blocked = blocked
 
-    def tokens(self) -> list[tuple[Engine, Token]]:
+    def awaited(self) -> Awaited:
         """Returns those of the children, unless it stands in their way."""
-        return [] if self._blocked() else super().tokens()
+        return [] if self._blocked() else super().awaited()
 
     def polled(self) -> bool:
         """Whether it stands in the way, or a child has to be looked at."""
         return self._blocked() or super().polled()
 
 
-def wait_for_any(source: Source) -> None:
-    """Returns when there may be an item again."""
-    by_engine: dict[Engine, list[Token]] = {}
-    for engine, token in source.tokens():
-        by_engine.setdefault(engine, []).append(token)
-    if not by_engine:
+def wait_for_any(source: Source, *, look_only: bool = False) -> None:
+    """Returns when there may be an item again, having fetched all answers that are there, in one go.
+
+    Args:
+        source: What is drawn from.
+        look_only: Do not wait.
+    """
+    by_engine: dict[Engine, dict[Token, Callable[[Token, Any], None] | None]] = {}
+    for engine, token, take in source.awaited():
+        by_engine.setdefault(engine, {})[token] = take
+    if not by_engine and not look_only:
         time.sleep(POLL_SEC)
-        return
-    limit = LIMIT_SEC if len(by_engine) == 1 and not source.polled() else POLL_SEC
-    for engine, tokens in by_engine.items():
-        engine.wait(list(dict.fromkeys(tokens)), limit)
+    limit = 0.0 if look_only else LIMIT_SEC if len(by_engine) == 1 and not source.polled() else POLL_SEC
+    for engine, takers in by_engine.items():
+        ready = [token for token in engine.wait(list(takers), limit) if takers[token] is not None]
+        for token, reply in zip(ready, engine.fetch(ready) if ready else (), strict=True):
+            take = takers[token]
+            if take is not None:
+                take(token, reply)
