@@ -78,7 +78,10 @@ def make_batched_env(env: str, num_envs: int, *, cost_key: str = "cost") -> Batc
     vector = None if ":" in env else _vectorised(env, num_envs)
     if vector is not None:
         return VectorisedEnv(vector, cost_key, env)
-    return SeparateEnvs([make_env(env, cost_key=cost_key) for _ in range(num_envs)])
+    envs = [make_env(env, cost_key=cost_key) for _ in range(num_envs)]
+    for other in envs[1:]:
+        other._saw_cost = True  # the first one tells where there is no cost; the others need not say it again
+    return SeparateEnvs(envs)
 
 
 def _vectorised(env: str, num_envs: int) -> VectorEnv[Any, Any, Any] | None:

@@ -129,3 +129,13 @@ def test_the_named_entry_is_the_cost() -> None:
 def test_an_unknown_environment() -> None:
     with pytest.raises(UserError, match="no environment 'Nowhere-v0'"):
         make_batched_env("Nowhere-v0", 2)
+
+
+def test_a_missing_cost_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    env = make_batched_env("Pendulum-v1", 3)
+    env.reset(seed=0)
+    for _ in range(1010):
+        env.step(np.zeros((3, 1), np.float32))
+    assert [record.message for record in caplog.records if "gave no info" in record.message] == [
+        "Pendulum-v1 gave no info['cost'] in 1,000 steps: nothing counts as a violation; name the entry with --cost-key"
+    ]
