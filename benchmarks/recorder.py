@@ -139,8 +139,9 @@ def write_parameters(folder: Path, images: list[str], compression: str) -> Path:
 
 def start_recorder(params_file: Path, output: Path) -> subprocess.Popen[bytes]:
     """The recorder as launch starts it."""
-    values = RECORDER.values({"params_file": str(params_file), "output": str(output), "log_level": "warn"})
-    return subprocess.Popen(RECORDER.command_line(values))
+    values = RECORDER.values({"params_file": str(params_file), "output": str(output)})
+    with output.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(RECORDER.command_line(values), stdout=log, stderr=subprocess.STDOUT)
 
 
 @contextmanager
@@ -201,7 +202,8 @@ def load(images: list[str], seconds: float, compression: str, folder: Path) -> N
         print(f"| {topic} | {len(sent[topic])} | {len(got.get(topic, []))} | {len(lost)} {when and f'({when})'} |")
     print(
         f"\n{seconds:.0f} s, compression {compression}: recorder {share:.1%} of a core (publisher "
-        f"{publisher_share:.1%}), {size / 2**20:.1f} MiB, {size / 2**20 / seconds:.2f} MiB/s, exit code {code}"
+        f"{publisher_share:.1%}), {size / 2**20:.1f} MiB, {size / 2**20 / seconds:.2f} MiB/s, exit code {code}; "
+        f"it says that it {output.with_suffix('.log').read_text().split(';')[-1].strip()}"
     )
 
 
