@@ -38,6 +38,9 @@ from safe_rl.shield.spec import BundleSpec, LimitSpec, SwitchSpec
 from safe_rl.shield.weights import agent_arrays
 
 RATE_HZ = 50.0
+TIMER_HZ = 5.0
+"""The shield's own timer: slow, lest one of its commands be taken for the answer to an observation."""
+PATIENCE_SEC = 1.0
 LIMIT_MS = {"state": 1.0, "image": 3.0}
 CPU_LIMIT = 0.2
 STARTED_WITHIN_SEC = 60.0
@@ -90,7 +93,8 @@ class Round:
     """What one process did in one round."""
 
     delays_ms: list[float] = field(default_factory=list)
-    unanswered: int = 0
+    late: int = 0
+    """Answers that took longer than a period; the next message waited for them."""
     cpu_share: float = 0.0
 
 
@@ -118,7 +122,7 @@ def write_parameters(folder: Path, kind: str, bundle: Path) -> Path:
     parameters = {
         "bundle": str(bundle),
         "engine": "onnx",
-        "rate_hz": RATE_HZ,
+        "rate_hz": TIMER_HZ,
         "observation": {"sources": [kind], kind: SOURCES[kind]},
         "action": {
             "topic": "cmd_vel",
@@ -193,12 +197,12 @@ def measure(command: list[str], kind: str, seconds: float) -> Round:
         for number in range(num_asked):
             if number == FORGET:
                 cpu_before, began = cpu_sec(process.pid), time.perf_counter()
-            delay = sensor.ask(period)
+            delay = sensor.ask(PATIENCE_SEC)
+            if delay is None:
+                raise RuntimeError(f"no answer within {PATIENCE_SEC:g} s")
             if number >= FORGET:
-                if delay is None:
-                    result.unanswered += 1
-                else:
-                    result.delays_ms.append(delay)
+                result.delays_ms.append(delay)
+                result.late += delay > 1e3 * period
             next_sec = max(next_sec + period, time.perf_counter() - period)
             time.sleep(max(0.0, next_sec - time.perf_counter()))
         result.cpu_share = (cpu_sec(process.pid) - cpu_before) / (time.perf_counter() - began)
@@ -227,9 +231,7 @@ def main() -> None:
     import rclpy
 
     rclpy.init(args=[])
-    print(
-        "| observation | process | median | 99 % | unanswered in 20 ms | share of a core |\n|---|---|---|---|---|---|"
-    )
+    print("| observation | process | median | 99 % | later than 20 ms | share of a core |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind in args.kinds:
             bundle = write_random_bundle(Path(folder) / kind, kind)
@@ -251,9 +253,8 @@ def report(kind: str, rounds: dict[str, list[Round]]) -> None:
         medians[name] = float(np.median([np.median(one.delays_ms) for one in several]))
         worst = float(np.median([np.percentile(one.delays_ms, 99) for one in several]))
         cpu = float(np.median([one.cpu_share for one in several]))
-        unanswered = sum(one.unanswered for one in several)
-        total = unanswered + sum(len(one.delays_ms) for one in several)
-        row = f"| {kind} | {name} | {medians[name]:.2f} ms | {worst:.2f} ms | {unanswered} of {total} | {cpu:.1%} |"
+        late, total = sum(one.late for one in several), sum(len(one.delays_ms) for one in several)
+        row = f"| {kind} | {name} | {medians[name]:.2f} ms | {worst:.2f} ms | {late} of {total} | {cpu:.1%} |"
         print(row, flush=True)
     added = [np.median(s.delays_ms) - np.median(e.delays_ms) for e, s in zip(*rounds.values(), strict=True)]
     verdict = "holds" if np.median(added) <= LIMIT_MS[kind] else "MISSED"
