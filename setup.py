@@ -129,6 +129,7 @@ setup(
             "shield_node = ros_nodes.shield_node:main",
             "sim_robot_node = ros_nodes.sim_robot_node:main",
             "constraint_monitor_node = ros_nodes.constraint_monitor_node:main",
+            "train_on_robot = ros_nodes.train_on_robot:main",
             "recorder_node = ros_nodes.recorder_node:main",
         ],
         # Read by safe_rl.envs.factory; Gymnasium itself stopped reading this group in 1.0.

@@ -154,7 +154,37 @@ RECORDER = NodeDescription(
     fixed=(("autostart", True),),
 )
 
-DESCRIPTIONS = {description.name: description for description in (SHIELD, SIM_ROBOT, CONSTRAINT_MONITOR, RECORDER)}
+TRAIN_ON_ROBOT = NodeDescription(
+    executable="train_on_robot",
+    name="train_on_robot",
+    arguments=(
+        Argument("params_file", "Parameter file: mapping, reward and the section robot_env (needed)"),
+        Argument("output", "Run folder; one that holds a run is gone on with (needed)"),
+        Argument("dataset", "Offline dataset, such as safe-rl collect --from-bag makes (needed to begin)"),
+        Argument("pretrained", "Run folder of safe-rl pretrain to start from; empty: pretrain on the dataset first"),
+        Argument("method", "A method of safe-rl train", "recovery-rl"),
+        Argument("episodes", "Training episodes in all, those of earlier sessions included; empty: 300"),
+        Argument("seed", "Seed of everything random but the robot; empty: 0"),
+        Argument("preset", "Settings to start from; empty: tuned", choices=("", "tuned", "paper", "none")),
+        Argument("settings_of", "Environment whose preset to take, such as the robot's simulation; empty: any robot's"),
+        Argument("dry_run", "Send nothing; the run goes to a folder of its own", "false", ("true", "false")),
+        Argument("flags", "Further flags of safe-rl train, such as '--risk.eps-risk 0.2'"),
+        NAMESPACE,
+        LOG_LEVEL,
+    ),
+    parameters=tuple(
+        (name, name)
+        for name in (
+            "params_file", "output", "dataset", "pretrained", "method", "episodes", "seed", "preset", "settings_of",
+            "dry_run", "flags",
+        )
+    ),
+    max_restarts=0,  # a person is to look before a robot moves again
+)  # fmt: skip
+
+DESCRIPTIONS = {
+    description.name: description for description in (SHIELD, SIM_ROBOT, CONSTRAINT_MONITOR, RECORDER, TRAIN_ON_ROBOT)
+}
 
 
 def describe(description: NodeDescription) -> str:

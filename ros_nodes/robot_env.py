@@ -249,7 +249,7 @@ class RobotEnv(gym.Env[Any, Any]):
                     self._wait_until(self._ready, self.settings.env.patience_sec)
                     break
                 except _Stopped:
-                    self._stop()
+                    continue
         for label in self._inputs.labels():
             label.clear()
         self._num_steps, self._last_reward = 0, 0.0
@@ -279,26 +279,37 @@ class RobotEnv(gym.Env[Any, Any]):
 
     def _drive(self) -> None:
         """The motion that brings the robot back; it ends at once where sensors fall silent."""
-        for duration_sec, action in self._phases:
-            end_sec = self._link.now().monotonic_sec + duration_sec
-            while (now := self._link.now()).monotonic_sec < end_sec:
-                try:
-                    self._heed(now)
-                    self._inputs.require_fresh(now)
-                    if fault := self._hindrance():
-                        raise StaleError(fault)
-                except StaleError as error:
-                    self._stop()
-                    raise EnvironmentFault(
-                        f"the robot's way back was broken off: {error.reason}{self._link.hint(error.reason)}"
-                    ) from error
-                self._guard.feed()
-                self._send(np.clip(np.array(action, np.float32), self._low, self._high))
-                next_sec = min(end_sec, now.monotonic_sec + self.settings.env.period_sec)
-                while (left_sec := next_sec - self._link.now().monotonic_sec) > 0:
-                    self._link.wait(min(left_sec, SLICE_SEC))
-        self._guard.rest()
-        self._stop()
+        period_sec = self.settings.env.period_sec
+        try:
+            for duration_sec, action in self._phases:
+                next_sec = self._link.now().monotonic_sec
+                end_sec = next_sec + duration_sec
+                while (now := self._link.now()).monotonic_sec < end_sec:
+                    self._require_safe_way(now)
+                    if now.monotonic_sec >= next_sec:
+                        self._guard.feed()
+                        self._send(np.clip(np.array(action, np.float32), self._low, self._high))
+                        next_sec += period_sec
+                    self._link.wait(min(next_sec, end_sec) - now.monotonic_sec)
+        finally:
+            self._guard.rest()
+            self._stop()
+
+    def _require_safe_way(self, now: Now) -> None:
+        """Looks for what breaks the way back off.
+
+        Raises:
+            EnvironmentFault: Something cannot be believed, somebody else drives, or Ctrl-C was pressed.
+            _Stopped: An emergency stop.
+        """
+        self._heed(now)
+        try:
+            self._inputs.require_fresh(now)
+            if fault := self._hindrance():
+                raise StaleError(fault)
+        except StaleError as error:
+            hint = self._link.hint(error.reason)
+            raise EnvironmentFault(f"the robot's way back was broken off: {error.reason}{hint}") from error
 
     def _released(self) -> str:
         if self._inputs.emergency_stop is not None:
