@@ -33,10 +33,14 @@ class RunLog:
 
     def episode(self, record: EpisodeRecord, step: int) -> None:
         """Writes a finished episode; ``step`` is the number of environment steps so far."""
-        self._rows.writerow(astuple(record))
+        self.row(record)
         self._episodes.flush()
         for name in ("return_", "steps", "success", "violation", "recovery_steps"):
             self._board.add_scalar(f"rollout/{name.rstrip('_')}", getattr(record, name), step)
+
+    def row(self, record: EpisodeRecord) -> None:
+        """Writes a finished episode to the table alone, with the next flush: for hundreds of episodes a second."""
+        self._rows.writerow(astuple(record))
 
     def metrics(self, step: int, episode: int, values: dict[str, float | torch.Tensor]) -> None:
         """Writes a row of metrics; values that are not finite become null."""

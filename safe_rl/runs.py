@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safe_rl.algorithms.sac import SACAgent
 from safe_rl.checkpoint import load_newest
 from safe_rl.config import AgentConfig
 from safe_rl.envs.factory import CostEnv, make_env
@@ -26,7 +25,10 @@ from safe_rl.methods import config_from_dict, get_method, make_agent
 
 CONFIG = "config.json"
 VERSIONS = "versions.json"
-FREE_TO_CHANGE = {"episodes", "resume", "overwrite", "output", "device", "checkpoint_every", "dataset", "pretrained"}
+FREE_TO_CHANGE = {
+    *("episodes", "resume", "overwrite", "output", "device", "checkpoint_every", "dataset", "pretrained"),
+    *("steps", "workers", "address", "stop_at_return", "checkpoint_every_sec", "log_every_sec"),
+}
 """Settings that a resumed run may have other values of; the checkpoint knows the dataset's hash."""
 REPORTED_LIBRARIES = ("torch", "numpy", "gymnasium", "minari", "pybullet", "safetensors")
 
@@ -85,8 +87,13 @@ def _require_same_settings(folder: Path, saved: dict[str, Any], wanted: dict[str
 
 
 def is_pretraining(config: dict[str, Any]) -> bool:
-    """Whether these are the settings of ``safe-rl pretrain``, which knows no episodes."""
-    return "episodes" not in config
+    """Whether these are the settings of ``safe-rl pretrain``, which knows neither episodes nor steps."""
+    return "episodes" not in config and "steps" not in config
+
+
+def is_plan(config: dict[str, Any]) -> bool:
+    """Whether these are the settings of a training by a plan (``safe_rl.plans``)."""
+    return "steps" in config
 
 
 def _kind(config: dict[str, Any]) -> str:
@@ -199,12 +206,16 @@ class Run:
         """Makes the run's environment."""
         return make_env(self.env_id, cost_key=self.cost_key, render_mode=render_mode)
 
-    def make_agent(self, device: str = "cpu") -> SACAgent:
-        """Loads the newest checkpoint's policy: an agent that can act.
+    def make_agent(self, device: str = "cpu") -> Any:
+        """Loads the newest checkpoint's policy: an agent that can act, ``SACAgent`` or ``ActorCriticAgent``.
 
         Raises:
             UserError: There is no checkpoint, it is damaged, or does not fit the environment.
         """
+        if is_plan(self.config):
+            from safe_rl.plans.agent import load_agent
+
+            return load_agent(self)
         # The replay is the training's; an agent that acts needs none.
         config = dataclasses.replace(self.agent_config(), replay_capacity=1)
         if is_pretraining(self.config):

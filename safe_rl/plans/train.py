@@ -1,0 +1,83 @@
+"""`safe-rl train METHOD` as a function, for the methods that are plans."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from safe_rl.checkpoint import list_checkpoints, load_newest
+from safe_rl.envs.batched import make_batched_env
+from safe_rl.flow import Backend, LocalBackend
+from safe_rl.flow.operators import WorkerWeights
+from safe_rl.plans.config import PlanRunConfig
+from safe_rl.plans.methods import PLAN_METHODS
+from safe_rl.plans.parts import Parts
+from safe_rl.plans.runner import PlanRunner
+from safe_rl.runner import Progress
+from safe_rl.runs import misfit_named, prepare_run_folder
+
+STRIDE = 1_000_003
+"""Between the seeds of two sessions of a run, and so of their workers."""
+
+
+def train_plan(method: str, run: PlanRunConfig, config: Any, *, progress: Progress | None = None) -> PlanRunner:
+    """Trains by a plan and writes a run folder.
+
+    Args:
+        method: A name of ``PLAN_METHODS``.
+        run: Where, how long, what is written; its ``envs_per_worker`` and ``fragment_length`` are given.
+        config: The method's settings.
+        progress: Told of the environment steps done.
+
+    Returns:
+        The runner with its learner.
+
+    Raises:
+        UserError: Something is missing, damaged or does not fit; nothing was changed.
+        FlowError: A stage of the plan failed; the state was saved, and ``resume`` goes on.
+        KeyboardInterrupt: Ctrl-C; likewise.
+    """
+    torch.set_num_threads(run.threads)
+    spec = PLAN_METHODS[method]
+    probe = make_batched_env(run.env, 1, cost_key=run.cost_key)
+    learner = spec.learner(probe.observation_space, probe.action_space, config, seed=run.seed)
+    probe.close()
+    runner = PlanRunner(learner, run, progress)
+    prepare_run_folder(
+        run.output,
+        {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(config)},
+        resume=run.resume,
+        overwrite=run.overwrite,
+    )
+    if run.resume and list_checkpoints(runner.checkpoints):
+        state = load_newest(runner.checkpoints)
+        with misfit_named(run.output, run.env):
+            learner.load_state_dict(state["agent"])
+            runner.load_state_dict(state["runner"])
+    with make_backend(run) as backend:
+        workers = backend.actors(
+            spec.worker,
+            run.workers,
+            run.env,
+            num_envs=run.envs_per_worker,
+            fragment_length=run.fragment_length,
+            seed=run.seed + STRIDE * runner.num_sessions,
+            cost_key=run.cost_key,
+            **spec.worker_arguments(config),
+        )
+        runner.num_sessions += 1
+        weights = WorkerWeights(backend, workers, learner)
+        weights.send_all()
+        runner.run(spec.plan(Parts(backend, workers, learner, weights)), backend.context)
+    return runner
+
+
+def make_backend(run: PlanRunConfig) -> Backend:
+    """This process, or Ray."""
+    if run.workers == 0:
+        return LocalBackend()
+    from safe_rl.flow import RayBackend
+
+    return RayBackend(address=run.address)
