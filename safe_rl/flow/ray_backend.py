@@ -7,7 +7,8 @@ import dataclasses
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -226,7 +227,8 @@ class RayBackend(Backend):
                 require_cluster(str(address), connect_timeout_sec)
                 settings["address"] = address
             try:
-                self._ray.init(**settings)
+                with _module_path_for_workers():
+                    self._ray.init(**settings)
             except (RuntimeError, ConnectionError, ValueError) as error:
                 raise UserError(f"Ray does not start: {_first_line(error)}") from error
         self.engine: _RayEngine = _RayEngine()
@@ -273,6 +275,20 @@ class RayBackend(Backend):
         nodes = {handle.hello.node: handle.hello.versions for handle in group.handles}
         for line in check_versions(library_versions(), nodes):
             logger.warning(line)
+
+
+@contextlib.contextmanager
+def _module_path_for_workers() -> Iterator[None]:
+    """Lets the workers of a Ray that starts now find what this process finds, such as an environment's module."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _refs(args: tuple[Any, ...]) -> tuple[Any, ...]:
