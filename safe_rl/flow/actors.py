@@ -93,6 +93,7 @@ class ActorHandle(Generic[W]):
         if generation == self.generation and self.state is State.ALIVE:
             self.generation += 1
             self.state = State.RESTARTING
+            self.last_stream = ""
             self.hello_token = self.engine.ask_hello(self.actor)
             self._back_by = time.monotonic() + self.group.options.restart_timeout_sec
             logger.warning("%s died (%s); it is being restarted", self, reason)

@@ -158,6 +158,7 @@ class Puller(Source):
         elif signal.kind == "unknown":  # another process than the one that was taught
             handle.note_restart(signal.incarnation)
             self._engine.install(handle.actor, self._stream_id, self._packed)
+            handle.last_stream = ""
             self.ask(handle)
         elif signal.kind == "raised":
             if signal.call_id not in handle.read_errors:
