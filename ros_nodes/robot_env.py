@@ -271,6 +271,8 @@ class RobotEnv(gym.Env[Any, Any]):
         elif self.settings.env.dry_run:
             return
         elif reset.kind == "service":
+            # A robot that has died may seem to be there for a while; its sensors are the better sign of life.
+            self._wait_until(self._heard, self.settings.env.patience_sec)
             call = self._link.call_reset()
             self._wait_until(lambda: self._answered(call), reset.timeout_sec)
         elif reset.kind == "motion":
@@ -324,6 +326,15 @@ class RobotEnv(gym.Env[Any, Any]):
         if answer:
             raise EnvironmentFault(f"{call.waits_for} refused: {answer}")
         return f"no answer of {call.waits_for}" if answer is None else ""
+
+    def _heard(self) -> str:
+        now = self._link.now()
+        try:
+            for source in self._inputs.sources.values():
+                source.require_fresh(now)
+        except StaleError as error:
+            return error.reason
+        return ""
 
     def _observed(self) -> str:
         try:
