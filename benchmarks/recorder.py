@@ -2,7 +2,7 @@
 
     python -m benchmarks.recorder load                           # 64x64 and 320x240 images, odometry: 5 minutes
     python -m benchmarks.recorder load --seconds 60 --images 640x480
-    python -m benchmarks.recorder load --seconds 60 --compression none
+    python -m benchmarks.recorder load --seconds 60 --compression none --depth 100
     python -m benchmarks.recorder kill --repeats 10              # SIGKILL at a random moment
 
 Publisher and recorder are processes of their own. Each image size is a topic at 30 Hz, of pictures with the noise of a
@@ -73,7 +73,7 @@ def read_sent(sent_file: Path) -> dict[str, np.ndarray[Any, Any]]:
     return {topic: np.array(stamps) for topic, stamps in json.loads(sent_file.read_text()).items()}
 
 
-def publish(images: list[str], seconds: float, sent_file: Path) -> None:
+def publish(images: list[str], seconds: float, sent_file: Path, depth: int) -> None:
     """Waits for a subscriber of each topic, sends for a while or until SIGTERM, and writes down what it sent when."""
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -85,7 +85,7 @@ def publish(images: list[str], seconds: float, sent_file: Path) -> None:
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("load")
     plan = topics_of(images)
-    publishers = {topic: node.create_publisher(message_class(kind), topic, 10) for topic, (kind, _) in plan.items()}
+    publishers = {topic: node.create_publisher(message_class(kind), topic, depth) for topic, (kind, _) in plan.items()}
     messages = {topic: message_class(kind)() for topic, (kind, _) in plan.items()}
     pictures = {f"/camera_{size}": frames(size) for size in images}
     for size in images:
@@ -145,10 +145,12 @@ def start_recorder(params_file: Path, output: Path) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def publisher_process(images: list[str], seconds: float, sent_file: Path) -> Iterator[subprocess.Popen[bytes]]:
+def publisher_process(
+    images: list[str], seconds: float, sent_file: Path, depth: int = 10
+) -> Iterator[subprocess.Popen[bytes]]:
     """The publisher; ended at the latest with the block."""
     line = [sys.executable, "-m", "benchmarks.recorder", "publish", "--seconds", str(seconds), "--sent", str(sent_file)]
-    process = subprocess.Popen([*line, "--images", *images])
+    process = subprocess.Popen([*line, "--depth", str(depth), "--images", *images])
     try:
         yield process
     finally:
@@ -175,12 +177,12 @@ def cpu_sec(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def load(images: list[str], seconds: float, compression: str, folder: Path) -> None:
+def load(images: list[str], seconds: float, compression: str, depth: int, folder: Path) -> None:
     """Counts what is lost, and what it costs."""
     output, sent_file = folder / "run", folder / "sent.json"
     recorder = start_recorder(write_parameters(folder, images, compression), output)
     try:
-        with publisher_process(images, seconds, sent_file) as publisher:
+        with publisher_process(images, seconds, sent_file, depth) as publisher:
             time.sleep(5.0)  # both are up: what they cost to start is not counted
             cpu_before, time_before = cpu_sec(recorder.pid), time.monotonic()
             publisher_before = cpu_sec(publisher.pid)
@@ -252,15 +254,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--images", nargs="+", default=["64x64", "320x240"], help="sizes, width x height")
     parser.add_argument("--compression", choices=("zstd", "none"), default="zstd")
+    parser.add_argument("--depth", type=int, default=10, help="messages that the publishers keep for a late recorder")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--sent", type=Path, default=Path("sent.json"), help="of publish: where its stamps are written")
     given = parser.parse_args()
     if given.what == "publish":
-        publish(given.images, given.seconds, given.sent)
+        publish(given.images, given.seconds, given.sent, given.depth)
         return
     with tempfile.TemporaryDirectory(prefix="recorder_") as folder:
         if given.what == "load":
-            load(given.images, given.seconds, given.compression, Path(folder))
+            load(given.images, given.seconds, given.compression, given.depth, Path(folder))
         else:
             kill(given.images, given.repeats, given.compression, Path(folder))
 
