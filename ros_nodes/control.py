@@ -112,9 +112,13 @@ class ControlLoop:
 
     @property
     def is_due(self) -> bool:
-        """Whether since the last turn a command came or, where none are taken, something from every sensor."""
-        if self.commander is not None:
-            return self.commander.is_news
+        """Whether since the last turn a command came, or something from every sensor.
+
+        In filter mode too a new observation is decided on at once, with the command that is there: safety must not wait
+        for a commander that is late.
+        """
+        if self.commander is not None and self.commander.is_news:
+            return True
         return all(source.is_news for source in self.sources.values())
 
     def forget(self) -> None:

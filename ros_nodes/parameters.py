@@ -38,7 +38,7 @@ class ShieldParameters:
     rate_hz: float = bounded(20.0, 0.1, 1000.0)
     """Decisions a second, whatever arrives, in Hz."""
     decide_on_arrival: bool = True
-    """Decide at once when a command came (filter), or something from every source (policy)."""
+    """Decide at once when a command came, or something from every source."""
     state_rate_hz: float = bounded(5.0, 0.1, 1000.0)
     """State messages a second beside those on a change, in Hz."""
     command_topic: str = ""

@@ -399,6 +399,9 @@ def test_a_decision_is_due_when_a_command_came(filtering: Robot):
     assert not filtering.loop.is_due
     filtering.hear("commander", x=0.0, y=0.0)
     assert filtering.loop.is_due
+    filtering.step()
+    filtering.hear("pose", x=0.0, y=0.0)
+    assert filtering.loop.is_due
 
 
 def test_turns_between_two_periods_share_the_rate_limits():
