@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,16 @@ def get_method(name: str) -> Method:
     Raises:
         UserError: There is none of that name.
     """
-    if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(METHODS)}"
-        raise UserError(f"no method {name!r}: {hint}")
+    require_known(name, METHODS)
     return METHODS[name]
+
+
+def require_known(name: str, methods: Collection[str]) -> None:
+    """Raises ``UserError`` where ``name`` is none of the methods, with the nearest of them."""
+    if name not in methods:
+        near = difflib.get_close_matches(name, methods, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(methods)}"
+        raise UserError(f"no method {name!r}: {hint}")
 
 
 def make_agent(

@@ -13,7 +13,7 @@ from safe_rl.cli.parsing import parse
 from safe_rl.config import RunConfig
 from safe_rl.errors import UserError
 from safe_rl.flow import FlowError
-from safe_rl.methods import METHODS, config_from_dict, get_method
+from safe_rl.methods import METHODS, config_from_dict, get_method, require_known
 from safe_rl.plans.config import PlanRunConfig
 from safe_rl.plans.methods import PLAN_METHODS
 from safe_rl.presets import PresetName, preset_config
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> int:
         if saved is None:
             raise UserError(f"name a method before the options: {', '.join([*METHODS, *PLAN_METHODS])}")
         argv = [str(saved["method"]), *argv]
+    require_known(argv[0], [*METHODS, *PLAN_METHODS])
     if argv[0] in PLAN_METHODS:
         return _train_plan(argv[0], argv[1:])
     from safe_rl.training import train
