@@ -81,6 +81,7 @@ class PlanRunner:
                         logged_sec = now
                         self._log(log, context)
                     if now - saved_sec >= self.config.checkpoint_every_sec:
+                        log.flush()  # a checkpoint counts episodes that must be there after a kill
                         self.save()
                         saved_sec = time.perf_counter()
                     if self._is_done() or interrupt.requested:
