@@ -88,7 +88,8 @@ class Broadcast:
 
     def __init__(self, backend: Backend, learner: OnPolicyLearner[Any]) -> None:
         self.backend, self.learner = backend, learner
-        self._version, self._ref = -1, None
+        self._version = -1
+        self._ref: Any = None
 
     def arguments(self) -> tuple[Any, int]:
         """Of ``RolloutWorker.set_weights``."""
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="rollout workers on Ray; 0: all in this process")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--limit-sec", type=float, default=30.0, help="time that a run may take")
-    parser.add_argument("--uses-a-turn", type=int, default=4, help="IMPACT: uses of batches for each that is taken in")
+    parser.add_argument("--uses-a-turn", type=int, default=8, help="IMPACT: at most so many uses between two fragments")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)

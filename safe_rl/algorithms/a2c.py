@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safe_rl.algorithms.fragment import Fragment, concat_fragments
-from safe_rl.algorithms.on_policy_learner import Floats, Metrics, OnPolicyConfig, OnPolicyLearner
+from safe_rl.algorithms.on_policy_learner import Floats, Metrics, OnPolicyConfig, OnPolicyLearner, as_tensor
 from safe_rl.algorithms.returns import gae
 
 
@@ -55,7 +55,7 @@ class A2CLearner(OnPolicyLearner[A2CConfig]):
 
     def _gradients(self, batch: Fragment) -> tuple[list[Tensor], Metrics]:
         config = self.config
-        evaluation = self.net.evaluate(self.observations(batch), torch.from_numpy(batch.task_action).flatten(0, 1))
+        evaluation = self.net.evaluate(self.observations(batch), as_tensor(batch.task_action).flatten(0, 1))
         returns = gae(
             self.scaled_reward(batch),
             evaluation.values.reshape(len(batch.obs), -1),

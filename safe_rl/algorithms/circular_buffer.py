@@ -21,7 +21,11 @@ class CircularBuffer(Generic[T]):
 
     A batch that was used up frees its slot. A new one takes a free slot, or the place of the oldest: workers that are
     faster than the learner never wait. The learner passes over the slots in turn, so that old and new batches mix, and
-    meets those that are there again while the workers are slow; it runs dry only when all are used up.
+    meets those that are there again while the workers are slow.
+
+    So that there is something to mix, a slow worker's batch is not used up before the next one comes: for each batch
+    that comes in, ``max_uses`` uses are allowed where the buffer is full, and proportionally fewer where it is not.
+    In the long run that is ``max_uses`` of every batch, and the batches' ages are spread over the buffer's.
 
     Args:
         num_slots: ``N``: more keeps more of the past, which steadies learning and makes it less on-policy.
@@ -34,6 +38,7 @@ class CircularBuffer(Generic[T]):
         self.num_slots, self.max_uses = num_slots, max_uses
         self._slots: list[_Slot[T] | None] = [None] * num_slots
         self._next = 0
+        self._allowed = 0
         self.num_added = 0
         """Batches that came in."""
         self.num_uses = 0
@@ -49,15 +54,6 @@ class CircularBuffer(Generic[T]):
         """Batches that are there."""
         return sum(slot is not None for slot in self._slots)
 
-    @property
-    def num_due(self) -> int:
-        """Uses to make of what is there for each batch that comes in, so that none is used up before its time.
-
-        ``max_uses`` once the buffer is full, fewer before: a learner that keeps step with its source instead of running
-        on its own fills the buffer this way.
-        """
-        return max(1, round(self.max_uses * len(self) / self.num_slots))
-
     def add(self, item: T) -> None:
         """Takes a batch in."""
         index = self._free_slot()
@@ -67,6 +63,9 @@ class CircularBuffer(Generic[T]):
             self.num_unused += old.uses == 0
         self._slots[index] = _Slot(item, self.num_added)
         self.num_added += 1
+        held = [slot for slot in self._slots if slot is not None]
+        left = sum(self.max_uses - slot.uses for slot in held)
+        self._allowed = min(left, self._allowed + max(1, round(self.max_uses * len(held) / self.num_slots)))
 
     def _free_slot(self) -> int:
         """The first free slot, or the oldest batch's."""
@@ -80,13 +79,16 @@ class CircularBuffer(Generic[T]):
         return oldest
 
     def next(self) -> T | None:
-        """Hands out the next batch; None where all are used up."""
+        """Hands out the next batch; None where the learner has to wait for new ones."""
+        if self._allowed == 0:
+            return None
         for offset in range(self.num_slots):
             index = (self._next + offset) % self.num_slots
             slot = self._slots[index]
             if slot is None:
                 continue
             self._next = (index + 1) % self.num_slots
+            self._allowed -= 1
             self.num_uses += 1
             self.num_replays += slot.uses > 0
             slot.uses += 1

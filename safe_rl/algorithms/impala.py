@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from safe_rl.algorithms.fragment import Fragment, concat_fragments
-from safe_rl.algorithms.on_policy_learner import Metrics, OnPolicyConfig, OnPolicyLearner
+from safe_rl.algorithms.on_policy_learner import Metrics, OnPolicyConfig, OnPolicyLearner, as_tensor
 from safe_rl.algorithms.returns import vtrace
 from safe_rl.config import _require as require
 
@@ -45,7 +43,7 @@ class IMPALALearner(OnPolicyLearner[IMPALAConfig]):
         config = self.config
         batch = concat_fragments(fragments)
         self.take_in(batch)
-        evaluation = self.net.evaluate(self.observations(batch), torch.from_numpy(batch.task_action).flatten(0, 1))
+        evaluation = self.net.evaluate(self.observations(batch), as_tensor(batch.task_action).flatten(0, 1))
         log_ratio = evaluation.log_prob.reshape(batch.log_prob.shape) - batch.log_prob
         returns = vtrace(
             log_ratio,

@@ -68,6 +68,11 @@ class OnPolicyConfig:
 Config = TypeVar("Config", bound=OnPolicyConfig)
 
 
+def as_tensor(array: npt.NDArray[Any]) -> Tensor:
+    """A tensor of an array: of its memory, or of a copy where that is read-only, as in an object store."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 class OnPolicyLearner(Generic[Config]):
     """Networks and their optimiser. A method adds ``learn``.
 
@@ -108,7 +113,7 @@ class OnPolicyLearner(Generic[Config]):
 
     def observations(self, fragment: Fragment) -> Tensor:
         """The fragment's (T + 1, N, obs_dim) observations as the networks take them: flat, normalised."""
-        obs = torch.from_numpy(fragment.obs).flatten(0, 1)
+        obs = as_tensor(fragment.obs).flatten(0, 1)
         return self.net.normalizer(obs) if self.config.normalize_running else obs
 
     def scaled_reward(self, fragment: Fragment) -> Floats:

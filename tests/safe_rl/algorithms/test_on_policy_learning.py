@@ -30,7 +30,8 @@ def train(method: str, env: str, *, max_steps: int, goal: float, seed: int = 0) 
     config = config_type(**preset.settings)
     worker = RolloutWorker(env, num_envs=16, fragment_length=32, seed=seed)
     learner = learner_type(worker.envs.observation_space, worker.envs.action_space, config, seed=seed)
-    buffer: CircularBuffer[ImpactBatch] = CircularBuffer(4, 8)
+    num_slots, max_uses = getattr(config, "num_slots", 1), getattr(config, "max_uses", 1)
+    buffer: CircularBuffer[ImpactBatch] = CircularBuffer(num_slots, max_uses)
     returns: deque[float] = deque(maxlen=30)
     while learner.num_steps < max_steps and not (len(returns) == 30 and np.mean(returns) >= goal):
         worker.set_weights(learner.weights(), learner.version)
@@ -38,9 +39,7 @@ def train(method: str, env: str, *, max_steps: int, goal: float, seed: int = 0) 
         returns.extend(episode.return_ for episode in fragment.episodes)
         if isinstance(learner, IMPACTLearner):
             buffer.add(learner.prepare(fragment))
-            for _ in range(buffer.num_due):
-                batch = buffer.next()
-                assert batch is not None
+            while (batch := buffer.next()) is not None:
                 learner.learn(batch)
         else:
             learner.learn([fragment])
