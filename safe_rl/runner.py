@@ -28,6 +28,9 @@ from safe_rl.transitions import Transitions
 
 logger = logging.getLogger(__name__)
 
+ECHO_SEC = 0.5
+"""Time within which a second Ctrl-C counts as the first one."""
+
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, status)``; called often."""
 EpisodeCallback = Callable[["Runner", EpisodeRecord], bool | None]
@@ -59,10 +62,14 @@ class Agent(Protocol):
 
 
 class Interrupt:
-    """Turns Ctrl-C (and SIGTERM) into a request that the loop honours between two steps; a second one is immediate."""
+    """Turns Ctrl-C (and SIGTERM) into a request that the loop honours between two steps; a second one is immediate.
+
+    One that comes at once is the first one's echo: a terminal signals a program and its launcher, which passes it on.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_sec = 0.0
         self._former: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -76,9 +83,11 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if self.requested and now - self._requested_sec > ECHO_SEC:
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested, self._requested_sec = True, now
 
     def raise_if_requested(self) -> None:
         """Raises ``KeyboardInterrupt`` where one was asked for."""

@@ -544,3 +544,15 @@ def test_a_run_folder_says_how_it_was_made(whole, corridor_data):
     versions = json.loads((run.path / "versions.json").read_text())
     assert versions["libraries"]["torch"] == torch.__version__.split("+")[0] or versions["libraries"]["torch"]
     assert {"command", "started", "git_revision", "python", "platform"} <= set(versions)
+
+
+def test_an_echo_of_ctrl_c_is_no_second_one(monkeypatch):
+    from safe_rl import runner
+
+    with runner.Interrupt() as request:
+        interrupt()
+        interrupt()  # the launcher passes on what the terminal has sent to both
+        assert request.requested
+        monkeypatch.setattr(runner, "ECHO_SEC", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
