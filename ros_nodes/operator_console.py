@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import sys
+import termios
 
 
 class OperatorConsole:
@@ -20,12 +21,8 @@ class OperatorConsole:
         return self._readable() and sys.stdin.readline() != ""
 
     def _forget(self) -> None:
-        try:
-            import termios
-
+        if sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
-        except (ImportError, OSError, ValueError):  # no terminal
-            return
 
     def _readable(self) -> bool:
         try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,15 +22,17 @@ from gymnasium.utils.env_checker import check_env
 
 pytest.importorskip("yaml", reason="the extra `ros` brings it")
 
+from ros_nodes.operator_console import OperatorConsole
 from ros_nodes.pace import Pace
 from ros_nodes.robot_env import RobotEnv
 from ros_nodes.robot_inputs import Inputs, Label, reading_shape
 from ros_nodes.robot_settings import RobotSettings
-from ros_nodes.sources import Arrival, Now, Source
+from ros_nodes.sources import Arrival, Now, Source, StaleError
 from ros_nodes.watchdog import Watchdog
 from safe_rl.envs.factory import CostEnv
 from safe_rl.errors import EnvironmentFault, UserError
 
+ROOT = Path(__file__).parents[2]
 STAMP_OFFSET = 1e9
 """The ROS clock is far from the monotonic one."""
 SENSOR_SEC = 0.01
@@ -800,6 +805,39 @@ def test_the_task_is_what_the_numbers_mean_and_not_where_they_come_from() -> Non
     json.dumps(task)
 
 
+def test_the_example_and_the_documentations_file_are_settings(tmp_path: Path) -> None:
+    maze = RobotSettings.load(ROOT / "launch/config/maze_robot.yaml")
+    assert (maze.env.pace, maze.env.rate_hz, maze.reset.service) == ("sensors", 20.0, "sim_robot/reset")
+    assert RobotSettings.load(ROOT / "launch/config/maze_robot.yaml", dry_run=True).env.dry_run
+    page = (ROOT / "docs/how-to/learn_on_robot.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    path = tmp_path / "my_robot.yaml"
+    path.write_text(text, encoding="utf-8")
+    own = RobotSettings.load(path)
+    assert (own.env.rate_hz, own.reset.kind) == (10.0, "operator")
+    path.write_text(text.replace("reset: {kind", "reset: {sort"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"my_robot\.yaml: mapping: robot_env\.reset has no 'sort'"):
+        RobotSettings.load(path)
+
+
+def test_the_console_hears_enter(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    with open(reading) as stdin, open(writing, "w") as keys:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        console = OperatorConsole()
+        console.ask("Ready?")
+        assert capsys.readouterr().err == "Ready?\n"
+        assert not console.pressed()
+        keys.write("\n")
+        keys.flush()
+        assert console.pressed()
+        assert not console.pressed()
+        keys.close()
+        assert not console.pressed()  # the end of the input is no Enter
+        assert not console.pressed()
+    assert not console.pressed()  # nor is a closed one
+
+
 # ------------------------------------------------------------- labels, watchdog
 
 
@@ -818,8 +856,12 @@ def test_a_label_keeps_its_peak_and_its_last_word() -> None:
     says(1.0)
     label.clear()
     assert label.was_set  # it still says so
+    says(0.0)
+    label.clear()
     says(math.nan)
-    assert label.was_set is True or label.was_set is False
+    assert not label.was_set  # nobody knows: `value` says that
+    with pytest.raises(StaleError, match="cost_not_finite"):
+        label.value(Now(1.0, 1.0))
     label.forget()
     assert not label.was_set
     assert isinstance(label, Source)
