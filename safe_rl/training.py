@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -59,11 +60,7 @@ def train(
         agent = make_agent(
             method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
         )
-        dataset = _required_dataset(method, agent, run, envs[0])
-        if run.pretrained is not None and isinstance(agent, RiskAwareAgent) and not run.resume:
-            # What is wrong with it is said before anything is written.
-            read_pretrained(agent, run.pretrained)
-            _warn_of_another_environment(run.pretrained, run.env)
+        dataset = required_dataset(method, agent, run, envs[0])
         config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
         prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
         if dataset is not None and isinstance(agent, RiskAwareAgent):
@@ -76,7 +73,11 @@ def train(
             with misfit_named(run.output, run.env):
                 agent.load_state_dict(state["agent"])
         elif isinstance(agent, RiskAwareAgent):
-            _pretrain(agent, run, pretrain_progress)
+            start_safety(agent, run, pretrain_progress)
+            total = agent.config.task_pretrain_steps
+            for done, _ in enumerate(agent.pretrain_task(total), start=1):
+                if pretrain_progress is not None:
+                    pretrain_progress(done, total, "task policy")
         # Only now does the first episode begin: a robot should not stand at its start for minutes.
         runner = Runner(
             agent,
@@ -93,15 +94,23 @@ def train(
         return agent
 
 
-def _pretrain(agent: RiskAwareAgent, run: RunConfig, progress: Progress | None) -> None:
+class ReadsOffline(Protocol):
+    """The settings of a run that say what it learns from before its first episode."""
+
+    env: str
+    output: Path
+    cost_key: str
+    dataset: Path | None
+    pretrained: Path | None
+    resume: bool
+
+
+def start_safety(agent: RiskAwareAgent, run: ReadsOffline, progress: Progress | None = None) -> None:
+    """Gives an agent that has its offline transitions a risk critic and a recovery policy: loads or pretrains them."""
     if run.pretrained is not None:
         load_pretrained(agent, run.pretrained)
     else:
         pretrain_safety(agent, run.output, progress)
-    total = agent.config.task_pretrain_steps
-    for done, _ in enumerate(agent.pretrain_task(total), start=1):
-        if progress is not None:
-            progress(done, total, "task policy")
 
 
 def _warn_of_another_environment(pretrained: Path, env: str) -> None:
@@ -111,7 +120,15 @@ def _warn_of_another_environment(pretrained: Path, env: str) -> None:
         logger.warning("%s was pretrained in %s, not in %s", pretrained, trained_in, env)
 
 
-def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv) -> OfflineDataset | None:
+def required_dataset(method: str, agent: SACAgent, run: ReadsOffline, env: CostEnv) -> OfflineDataset | None:
+    """Opens what a run reads, so that what is wrong with it is said before anything is written.
+
+    Returns:
+        The dataset of a method that learns risk; None for one that does not.
+
+    Raises:
+        UserError: Something is missing, damaged or does not fit.
+    """
     if not isinstance(agent, RiskAwareAgent):
         if run.pretrained is not None:
             raise UserError(f"method {method} learns no risk: leave --pretrained out")
@@ -121,7 +138,11 @@ def _required_dataset(method: str, agent: SACAgent, run: RunConfig, env: CostEnv
             f"method {method} learns risk from offline data: "
             "collect some with safe-rl collect and name it with --dataset"
         )
-    return open_dataset(run.dataset, env, run.cost_key)
+    dataset = open_dataset(run.dataset, env, run.cost_key)
+    if run.pretrained is not None and not run.resume:
+        read_pretrained(agent, run.pretrained)
+        _warn_of_another_environment(run.pretrained, run.env)
+    return dataset
 
 
 class StopAtSuccessRate:

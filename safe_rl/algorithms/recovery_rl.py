@@ -48,7 +48,23 @@ class RecoveryRLAgent(RiskAwareAgent):
         """See ``SACAgent``; ``Decision.mode`` tells who acts."""
         started = time.perf_counter()
         state = self._normalize(obs)
-        task_action = self._propose(state, explore)
+        return self._decide(state, self._propose(state, explore), started, explore=explore)
+
+    @torch.inference_mode()
+    def watch(self, obs: npt.NDArray[np.float32], task_action: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+        """Decides on actions that somebody else proposes.
+
+        Args:
+            obs: (N, obs_dim) flat observations in the environment's units.
+            task_action: (N, act_dim) proposed actions in the environment's units.
+            explore: Whether the recovery policy may draw its actions.
+        """
+        started = time.perf_counter()
+        proposal = torch.from_numpy(self.scaler.to_unit(task_action)).to(self.device)
+        return self._decide(self._normalize(obs), proposal, started, explore=explore)
+
+    def _decide(self, state: torch.Tensor, task_action: torch.Tensor, started: float, *, explore: bool) -> Decision:
+        """The switch's decision on proposals (N, act_dim) in [-1, 1] for normalised observations (N, obs_dim)."""
         risk = self.risk_critic(state, task_action)
         action, recovers = self._switch(
             state, task_action, risk, lambda rows: self.recovery.act(rows, self.generator, explore=explore)

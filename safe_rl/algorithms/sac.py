@@ -66,8 +66,14 @@ class SACAgent:
         self.init_generator = torch.Generator().manual_seed(seed)
         self.num_observed = 0
         self.num_updates = 0
-        sac = config.sac
         self.normalizer = ObservationNormalizer(self.obs_dim).to(self.device)
+        self._make_task_policy()
+        self.replay = ReplayBuffer(config.replay_capacity, self.obs_dim, self.act_dim, seed=seed, device=self.device)
+        self._learn = LearnerStep(self._learn_from_indices, self.generator, self.device)
+
+    def _make_task_policy(self) -> None:
+        """Builds ``actor``, which proposes actions, and what teaches it; who learns otherwise overrides it."""
+        config, sac = self.config, self.config.sac
         self.actor = TanhGaussianActor(
             self.obs_dim,
             self.act_dim,
@@ -89,8 +95,6 @@ class SACAgent:
         self.temperature = Temperature(sac.alpha).to(self.device) if sac.entropy == "auto" else None
         self.temperature_optimizer = FlatAdam(self.temperature or [], sac.learning_rate)
         self.target_entropy = -float(self.act_dim) if sac.target_entropy is None else sac.target_entropy
-        self.replay = ReplayBuffer(config.replay_capacity, self.obs_dim, self.act_dim, seed=seed, device=self.device)
-        self._learn = LearnerStep(self._learn_from_indices, self.generator, self.device)
 
     # ------------------------------------------------------------------ acting
 
@@ -202,6 +206,10 @@ class SACAgent:
 
     def _learning_parts(self) -> dict[str, Stateful]:
         """What only learning needs, by name."""
+        return self._task_parts()
+
+    def _task_parts(self) -> dict[str, Stateful]:
+        """What teaches the task policy, by name."""
         parts: dict[str, Stateful] = {
             "critics": self.critics,
             "critic_targets": self.critic_targets,
