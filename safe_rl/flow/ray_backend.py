@@ -107,7 +107,7 @@ class _RayEngine(Engine):
         if options.env_vars:
             settings["runtime_env"] = {"env_vars": dict(options.env_vars)}
         try:
-            return self._host.options(**settings).remote(packed, index, *_refs(args), **_refs_of(kwargs))
+            return self._host.options(**settings).remote(packed, index, *map(_sent, args), **_all_sent(kwargs))
         except Exception:
             for name, value in [*enumerate(args), *kwargs.items()]:
                 self._dumps(value, f"argument {name}")
@@ -143,7 +143,7 @@ class _RayEngine(Engine):
         return pull_pair
 
     def call(self, actor: Any, call_id: int, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Token:
-        token: Token = actor.call.remote(call_id, method, *_refs(args), **_refs_of(kwargs))
+        token: Token = actor.call.remote(call_id, method, *map(_sent, args), **_all_sent(kwargs))
         return token
 
     def wait(self, tokens: Sequence[Token], timeout_sec: float | None) -> list[Token]:
@@ -280,23 +280,21 @@ class RayBackend(Backend):
 @contextlib.contextmanager
 def _module_path_for_workers() -> Iterator[None]:
     """Lets the workers of a Ray that starts now find what this process finds, such as an environment's module."""
-    before = os.environ.get("PYTHONPATH")
+    before = os.environ.pop("PYTHONPATH", None)
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+        del os.environ["PYTHONPATH"]
+        os.environ.update({} if before is None else {"PYTHONPATH": before})
 
 
-def _refs(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(arg.ref if isinstance(arg, _RayRef) else arg for arg in args)
+def _sent(value: Any) -> Any:
+    return value.ref if isinstance(value, _RayRef) else value
 
 
-def _refs_of(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {name: arg.ref if isinstance(arg, _RayRef) else arg for name, arg in kwargs.items()}
+def _all_sent(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _sent(value) for name, value in values.items()}
 
 
 def _first_line(error: BaseException) -> str:
