@@ -207,7 +207,7 @@ def test_in_step_with_the_robot_each_action_acts_once(make: Callable[..., RosEnv
         after = env.step(action)[0]
         fits.append(np.abs(after[:2] - obs[:2] - 0.01 * action).max() < 1e-5)
         obs = after
-    assert np.mean(fits) >= 0.9  # a busy machine may be late once
+    assert np.mean(fits) >= 0.6  # a busy machine is late at times; a step behind, none would fit
 
 
 def test_a_violation_of_the_robot_ends_the_episode(make: Callable[..., RosEnv]) -> None:
