@@ -26,7 +26,7 @@ from ros_nodes.mapping import SourceSpec, build_section
 from ros_nodes.sources import Arrival, Now, Source, StaleError
 from safe_rl.errors import UserError
 
-OTHER_SECTIONS = ("action", "cost")
+OTHER_SECTIONS = ("action", "cost", "reward", "success")
 """Sections of a shared parameter file that are the mapping's."""
 
 

@@ -20,7 +20,7 @@ from ros_nodes.launch_description import PACKAGE, NodeDescription
 
 
 def launch_node(description: NodeDescription) -> LaunchDescription:
-    """What a launch file of one node returns: its arguments, and the node."""
+    """What a launch file returns: the arguments, the node, and its companions."""
     arguments = [
         DeclareLaunchArgument(
             argument.name,
@@ -36,7 +36,7 @@ def launch_node(description: NodeDescription) -> LaunchDescription:
 def _set_up(context: LaunchContext, description: NodeDescription) -> list[Any]:
     """Reads the arguments."""
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in description.arguments}
-    return _start(description, description.values(given))
+    return [action for one, values in description.group(given) for action in _start(one, values)]
 
 
 def _start(description: NodeDescription, values: dict[str, str], num_restarts: int = 0) -> list[Any]:

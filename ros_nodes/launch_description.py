@@ -19,6 +19,9 @@ REFUSED = 2
 """Exit code of a node whose configuration cannot work: starting it again would not help."""
 
 
+BOOLEANS: dict[str, str | bool] = {"true": True, "false": False}
+
+
 @dataclass(frozen=True)
 class Argument:
     """What ``ros2 launch ... name:=value`` takes."""
@@ -45,6 +48,8 @@ class NodeDescription:
     max_restarts: int = 5
     """Times that it is started again after it died."""
     restart_delay_sec: float = 1.0
+    companions: tuple[tuple[str, NodeDescription], ...] = ()
+    """Nodes that are started beside it, each where an argument is given; they share the arguments that both know."""
 
     def values(self, given: Mapping[str, str]) -> dict[str, str]:
         """All arguments, given or default.
@@ -65,8 +70,18 @@ class NodeDescription:
 
     def overrides(self, values: Mapping[str, str]) -> dict[str, str | bool]:
         """Parameters that are set beside the parameter file."""
-        given: dict[str, str | bool] = {to: values[name] for name, to in self.parameters if values[name]}
+        given = {to: BOOLEANS.get(values[name], values[name]) for name, to in self.parameters if values[name]}
         return {**given, **dict(self.fixed)}
+
+    def group(self, given: Mapping[str, str]) -> list[tuple[NodeDescription, dict[str, str]]]:
+        """The node and its companions, each with all its arguments; raises ``UserError`` as ``values``."""
+        values = self.values(given)
+        nodes = [(self, values)]
+        for argument, companion in self.companions:
+            if values[argument]:
+                known = {other.name for other in companion.arguments}
+                nodes.append((companion, companion.values({k: v for k, v in values.items() if k in known and v})))
+        return nodes
 
     def restarts(self, exit_code: int, num_restarts: int) -> bool:
         """Whether a node that ended is started again: not if it was asked to end, or would be refused again."""
@@ -120,17 +135,18 @@ SIM_ROBOT = NodeDescription(
     executable="sim_robot_node",
     name="sim_robot",
     arguments=(
-        Argument(
-            "env", "The environment: a Gymnasium id, or package.module:factory; empty: as the parameter file says"
-        ),
-        Argument(
-            "params_file", "Parameter file: the mapping of topics, and parameters of the node; empty: plain arrays"
-        ),
+        Argument("env", "The environment, a Gymnasium id or package.module:factory; empty: as the parameter file says"),
+        Argument("params_file", "Parameter file: the mapping of topics, parameters of the nodes; empty: plain arrays"),
+        Argument("auto_reset", "Begin a new episode after one has ended; empty: as the parameter file says",
+                 choices=("", "true", "false")),
+        Argument("bundle", "Folder of a policy bundle: a shield drives the robot by it; empty: no shield"),
+        Argument("mode", "Of that shield: policy or filter", choices=("", "policy", "filter")),
         NAMESPACE,
         LOG_LEVEL,
     ),
-    parameters=(("env", "env"),),
-)
+    parameters=(("env", "env"), ("auto_reset", "auto_reset")),
+    companions=(("bundle", SHIELD),),
+)  # fmt: skip
 
 CONSTRAINT_MONITOR = NodeDescription(
     executable="constraint_monitor_node",

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 from ros_nodes.launch_description import DESCRIPTIONS, REFUSED, NodeDescription, describe
 from safe_rl.errors import UserError
 
 
-class Starter:
+class Keeper:
     """Keeps one node running, as its description says."""
 
-    def __init__(self, description: NodeDescription, given: Mapping[str, str], remaps: Sequence[str] = ()) -> None:
-        """Checks the arguments.
-
-        Raises:
-            UserError: One cannot be.
-        """
-        self._description = description
-        self._command = description.command_line(description.values(given), remaps)
+    def __init__(self, description: NodeDescription, command: Sequence[str]) -> None:
+        self._description, self._command = description, command
         self._asked_to_end = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -33,12 +28,10 @@ class Starter:
         Returns:
             Its exit code; 1 where it died of a signal too often.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
         num_restarts = 0
         while True:
             self._process = subprocess.Popen(self._command)  # noqa: S603
-            if self._asked_to_end.is_set():  # by a signal that came while there was no process to pass it to
+            if self._asked_to_end.is_set():  # while there was no process to pass it to
                 self._process.send_signal(signal.SIGINT)
             code = self._process.wait()
             if self._asked_to_end.is_set() or not self._description.restarts(code, num_restarts):
@@ -51,10 +44,35 @@ class Starter:
             if self._asked_to_end.wait(self._description.restart_delay_sec):
                 return 0
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def end(self) -> None:
+        """Asks the node to end."""
         self._asked_to_end.set()
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
+
+
+def run_all(keepers: Sequence[Keeper]) -> int:
+    """Runs nodes side by side until Ctrl-C, SIGTERM, or until one of them ends for good; then all end.
+
+    Returns:
+        The exit code of the one that ended first, or 0.
+    """
+    ended: queue.Queue[int] = queue.Queue()
+
+    def end_all(number: int, frame: FrameType | None) -> None:
+        for keeper in keepers:
+            keeper.end()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end_all)
+    threads = [threading.Thread(target=lambda keeper=keeper: ended.put(keeper.run())) for keeper in keepers]
+    for thread in threads:
+        thread.start()
+    code = ended.get()
+    end_all(signal.SIGINT, None)
+    for thread in threads:
+        thread.join()
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         given, remaps = _parse(words)
-        return Starter(description, given, remaps).run()
+        nodes = description.group(given)
+        return run_all([Keeper(one, one.command_line(values, remaps)) for one, values in nodes])
     except UserError as error:
         sys.stderr.write(f"start: error: {error}\n")
         return REFUSED

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 import rclpy
+import yaml
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from floor_env import STEP
@@ -270,3 +271,20 @@ def test_what_cannot_be_is_one_line_and_code_2(world: World, module: str, parame
     assert process.returncode == 2
     assert message in output
     assert len(output.strip().splitlines()) == 1
+
+
+def test_robot_and_shield_from_one_command_end_together(world: World, tmp_path: Path, bundle: Path) -> None:
+    mapping = {"observation": {"sources": ["o"], "o": {"topic": "observation", "type": "std_msgs/msg/Float32MultiArray",
+               "fields": ["data"]}}, "action": {"topic": "command", "type": "std_msgs/msg/Float64MultiArray"}}  # fmt: skip
+    path = tmp_path / "both.yaml"
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": {"env": "Pendulum-v1", **mapping}}}))
+    states = world.listen(DiagnosticStatus, "shield/state", LATCHED)
+    line = [sys.executable, "-m", "ros_nodes.start", "sim_robot", f"params_file:={path}", f"bundle:={bundle}"]
+    process = subprocess.Popen([*line, f"namespace:={world.namespace}"], stderr=subprocess.PIPE, text=True)
+    world.processes["both"] = process
+    world.wait(lambda: any(not state.message.startswith("STOP odom") for state in states), "a state of the shield")
+    children = Path(f"/proc/{process.pid}/task").glob("*/children")
+    assert sum(len(path.read_text().split()) for path in children) == 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE_SEC) == 0
+    assert "Traceback" not in process.stderr.read()

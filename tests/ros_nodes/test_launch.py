@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("yaml", reason="the extra `ros` brings it")
 
-from ros_nodes.launch_description import DESCRIPTIONS, SHIELD, describe
+from ros_nodes.launch_description import DESCRIPTIONS, SHIELD, SIM_ROBOT, describe
 from ros_nodes.mapping import MappingSpec
 from safe_rl.errors import UserError
 
@@ -80,6 +80,18 @@ def test_what_is_not_given_is_left_to_the_parameter_file(params_file: str):
 def test_arguments_that_cannot_be(given: dict[str, str], message: str):
     with pytest.raises(UserError, match=message):
         SHIELD.values(given)
+
+
+def test_a_shield_beside_the_simulated_robot_where_there_is_a_bundle(params_file: str):
+    given = {"params_file": params_file, "env": "Pendulum-v1", "namespace": "r", "auto_reset": "true"}
+    ((robot, values),) = SIM_ROBOT.group(given)
+    assert robot is SIM_ROBOT
+    assert robot.overrides(values) == {"env": "Pendulum-v1", "auto_reset": True}
+    _, (shield, values) = SIM_ROBOT.group({**given, "bundle": "bundles/b", "mode": "filter"})
+    assert shield is SHIELD
+    assert shield.overrides(values) == {"bundle": "bundles/b", "mode": "filter", "autostart": True}
+    assert values["params_file"] == params_file
+    assert values["namespace"] == "r"
 
 
 def test_a_node_that_died_is_started_again_but_not_for_ever():
