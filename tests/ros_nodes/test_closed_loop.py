@@ -274,8 +274,9 @@ def test_what_cannot_be_is_one_line_and_code_2(world: World, module: str, parame
 
 
 def test_robot_and_shield_from_one_command_end_together(world: World, tmp_path: Path, bundle: Path) -> None:
-    mapping = {"observation": {"sources": ["o"], "o": {"topic": "observation", "type": "std_msgs/msg/Float32MultiArray",
-               "fields": ["data"]}}, "action": {"topic": "command", "type": "std_msgs/msg/Float64MultiArray"}}  # fmt: skip
+    numbers = {"topic": "observation", "type": "std_msgs/msg/Float32MultiArray", "fields": ["data"]}
+    command = {"topic": "command", "type": "std_msgs/msg/Float64MultiArray"}
+    mapping = {"observation": {"sources": ["odom"], "odom": numbers}, "action": command}
     path = tmp_path / "both.yaml"
     path.write_text(yaml.safe_dump({"/**": {"ros__parameters": {"env": "Pendulum-v1", **mapping}}}))
     states = world.listen(DiagnosticStatus, "shield/state", LATCHED)
