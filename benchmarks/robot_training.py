@@ -35,6 +35,7 @@ from safe_rl.training import train
 
 ENV = "safe_rl/Navigation1-v0"
 MAX_STEPS = 100
+WATCHDOG_SEC = 1.0
 FLAG = {"type": "std_msgs/msg/Bool", "fields": ["data"], "timeout_sec": 0.5}
 
 
@@ -61,6 +62,8 @@ def parameters(rate_hz: float, pace: str) -> dict[str, object]:
             "max_episode_steps": MAX_STEPS,
             "pace": pace,
             "patience_sec": 60.0,
+            "max_faults": 1000,  # on a busy machine they are counted, not fled from
+            "watchdog_periods": round(WATCHDOG_SEC * rate_hz),
             "reset": {"kind": "service", "service": "sim_robot/reset"},
         },
         "env": ENV,
