@@ -71,15 +71,19 @@ def preset_config(method: str, env: str, name: str) -> AgentConfig:
     """
     if name not in get_args(PresetName):
         raise UserError(f"--preset is {name}: choose from {', '.join(get_args(PresetName))}")
-    config_type = get_method(method).config
+    config: AgentConfig = settings_of(get_method(method).config, preset(name, env))
+    return config
+
+
+def settings_of(config_type: type[Any], settings: Settings) -> Any:
+    """Makes a config of its defaults and of settings; those of sections that it lacks are passed over."""
     values = dataclasses.asdict(config_type())
-    for dotted, value in preset(name, env).items():
+    for dotted, value in settings.items():
         section, _, field = dotted.rpartition(".")
         target = values.get(section) if section else values
         if target is not None:
             target[field] = value
-    config: AgentConfig = config_from_dict(config_type, values)
-    return config
+    return config_from_dict(config_type, values)
 
 
 def preset(name: str, env: str) -> Settings:

@@ -14,7 +14,6 @@ from safe_rl.config import RunConfig
 from safe_rl.errors import UserError
 from safe_rl.flow import FlowError
 from safe_rl.methods import METHODS, config_from_dict, get_method, require_known
-from safe_rl.plans.config import PlanRunConfig
 from safe_rl.plans.methods import PLAN_METHODS
 from safe_rl.presets import PresetName, preset_config
 from safe_rl.runs import CONFIG, read_config
@@ -56,13 +55,13 @@ def _train_plan(method: str, argv: list[str]) -> int:
 
     spec = PLAN_METHODS[method]
     preset = spec.preset(_flag(argv, "--env") or "", _flag(argv, "--preset") or "tuned")
-    arguments = _parse_run(argv, f"safe-rl train {method}", method, PlanRunConfig, preset.settings, spec.help)
+    arguments = _parse_run(argv, f"safe-rl train {method}", method, spec.run_config, preset.settings, spec.help)
     run = arguments.run
     run.envs_per_worker = run.envs_per_worker or preset.num_envs
     run.fragment_length = run.fragment_length or preset.fragment_length
-    with progress_bar("training", "steps") as progress:
+    with progress_bar("pretraining", "steps") as pretrain_progress, progress_bar("training", "steps") as progress:
         try:
-            runner = train_plan(method, run, arguments.agent, progress=progress)
+            runner = train_plan(method, run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
         except FlowError as error:
             if isinstance(error, UserError):
                 raise

@@ -24,6 +24,7 @@ from safe_rl.flow.rollout_worker import RolloutWorker
 from safe_rl.flow.source import NOT_READY, Nothing
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Worker = ActorHandle[RolloutWorker]
 
 
@@ -47,15 +48,23 @@ class Versioned(Protocol):
         ...
 
 
+class Supply(Protocol[T_co]):
+    """What batches come from."""
+
+    def next(self) -> T_co | None:
+        """The next item to learn from; None where there is none now."""
+        ...
+
+
 class Buffer(Protocol[T]):
-    """What batches are kept in; ``next`` gives None where there is none."""
+    """What batches are kept in."""
 
     def add(self, item: T) -> None:
         """Takes an item in."""
         ...
 
     def next(self) -> T | None:
-        """The next item to learn from."""
+        """See ``Supply``."""
         ...
 
     def metrics(self) -> dict[str, float]:
@@ -169,7 +178,7 @@ class StoreToBuffer(Generic[T]):
         return Update(episodes_of(item), self._buffer.metrics())
 
 
-def replay(buffer: Buffer[T]) -> LocalIterator[T]:
+def replay(buffer: Supply[T]) -> LocalIterator[T]:
     """A buffer's items, as long as it has some; in a union the others have their turn while it has none."""
 
     def items() -> Iterator[T | Nothing]:

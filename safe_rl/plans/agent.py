@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -46,8 +47,8 @@ class ActorCriticAgent:
         )
 
 
-def load_agent(run: Run) -> ActorCriticAgent:
-    """The policy of a run's newest checkpoint.
+def load_agent(run: Run) -> Any:
+    """The policy of a run's newest checkpoint: the learner itself where that can act, else an ``ActorCriticAgent``.
 
     Raises:
         UserError: There is no checkpoint, it is damaged, or does not fit the environment.
@@ -56,11 +57,18 @@ def load_agent(run: Run) -> ActorCriticAgent:
 
     spec = PLAN_METHODS[run.method]
     config = config_from_dict(spec.config, run.config)
+    acts = hasattr(spec.learner, "load_policy_state_dict")
+    if acts:
+        config = dataclasses.replace(config, replay_capacity=1)  # an agent that acts needs no replay
     env = run.make_env()
     learner = spec.learner(env.observation_space, env.action_space, config)
-    agent = ActorCriticAgent(env.observation_space, env.action_space, config.hidden_sizes)
     env.close()
     state = load_newest(run.path / "checkpoints")
+    if acts:
+        with misfit_named(run.path, run.env_id):
+            learner.load_policy_state_dict(state["agent"]["policy"])
+        return learner
+    agent = ActorCriticAgent(env.observation_space, env.action_space, config.hidden_sizes)
     with misfit_named(run.path, run.env_id):
         learner.load_state_dict(state["agent"])
     agent.policy.load(learner.weights())

@@ -54,3 +54,13 @@ class PlanRunConfig:
         _require(self.log_every_sec > 0, "", "log_every_sec", self.log_every_sec, "positive")
         _require(self.checkpoint_every_sec > 0, "", "checkpoint_every_sec", self.checkpoint_every_sec, "positive")
         _require(self.address is None or self.workers > 0, "", "address", self.address, "left out with --workers 0")
+
+
+@dataclass
+class OfflinePlanRunConfig(PlanRunConfig):
+    """A training by a plan that begins with offline data."""
+
+    dataset: Path | None = None
+    """Offline dataset."""
+    pretrained: Path | None = None
+    """Run folder of safe-rl pretrain whose risk critic and recovery policy to start from."""

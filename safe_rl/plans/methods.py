@@ -12,17 +12,23 @@ from safe_rl.algorithms.impact import IMPACTConfig, IMPACTLearner
 from safe_rl.algorithms.impala import IMPALAConfig, IMPALALearner
 from safe_rl.algorithms.on_policy_presets import OnPolicyPreset, on_policy_preset
 from safe_rl.algorithms.ppo import PPOConfig, PPOLearner
+from safe_rl.algorithms.recovery_impact import RecoveryIMPACTAgent, RecoveryIMPACTConfig
+from safe_rl.algorithms.recovery_impact_presets import recovery_impact_preset
 from safe_rl.errors import UserError
 from safe_rl.flow import LocalIterator
 from safe_rl.flow.operators import Update
 from safe_rl.flow.rollout_worker import RolloutWorker
+from safe_rl.flow.switch_worker import SwitchWorker
 from safe_rl.methods import config_from_dict
 from safe_rl.plans.a2c import a2c
 from safe_rl.plans.a3c import GradientWorker, a3c
+from safe_rl.plans.config import OfflinePlanRunConfig, PlanRunConfig
 from safe_rl.plans.impact import impact
 from safe_rl.plans.impala import impala
 from safe_rl.plans.parts import Parts
 from safe_rl.plans.ppo import ppo
+from safe_rl.plans.recovery_impact import recovery_impact
+from safe_rl.presets import settings_of
 
 
 class PlanPreset(NamedTuple):
@@ -46,6 +52,7 @@ class PlanMethod:
     config: type[Any]
     help: str
     worker: Callable[..., RolloutWorker] = RolloutWorker
+    run_config: type[PlanRunConfig] = PlanRunConfig
 
     def preset(self, env: str, name: str) -> PlanPreset:
         """Settings under a preset.
@@ -53,6 +60,8 @@ class PlanMethod:
         Raises:
             UserError: There is no such preset.
         """
+        if self.config is RecoveryIMPACTConfig:
+            return _recovery_impact_preset(env, name)
         if name not in ("tuned", "none"):
             raise UserError(f"--preset is {name}: choose tuned or none")
         found = OnPolicyPreset() if name == "none" else on_policy_preset(self.preset_name, env)
@@ -61,7 +70,13 @@ class PlanMethod:
 
     def worker_arguments(self, config: Any) -> dict[str, Any]:
         """What its workers need beside the environment."""
-        return {"config": config} if self.worker is GradientWorker else {"hidden_sizes": config.hidden_sizes}
+        return {"hidden_sizes": config.hidden_sizes} if self.worker is RolloutWorker else {"config": config}
+
+
+def _recovery_impact_preset(env: str, name: str) -> PlanPreset:
+    """IMPACT's settings for the task; for the risk those of Recovery RL."""
+    found = recovery_impact_preset(env, name)
+    return PlanPreset(settings_of(RecoveryIMPACTConfig, found.settings), found.num_envs, found.fragment_length)
 
 
 PLAN_METHODS: dict[str, PlanMethod] = {
@@ -74,6 +89,15 @@ PLAN_METHODS: dict[str, PlanMethod] = {
     ),
     "ppo": PlanMethod("ppo", ppo, PPOLearner, PPOConfig, "proximal policy optimisation, in rounds"),
     "impala": PlanMethod("impala", impala, IMPALALearner, IMPALAConfig, "asynchronous workers, V-trace"),
+    "recovery-impact": PlanMethod(
+        "impact",
+        recovery_impact,
+        RecoveryIMPACTAgent,
+        RecoveryIMPACTConfig,
+        "IMPACT under a switch on learned risk, with a recovery policy (Recovery RL)",
+        worker=SwitchWorker,
+        run_config=OfflinePlanRunConfig,
+    ),
     "a2c": PlanMethod("a2c", a2c, A2CLearner, A2CConfig, "advantage actor-critic, in rounds"),
     "a3c": PlanMethod(
         "a2c", a3c, A2CLearner, A2CConfig, "advantage actor-critic, asynchronous gradients", worker=GradientWorker
