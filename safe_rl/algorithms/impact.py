@@ -38,7 +38,7 @@ class IMPACTConfig(OnPolicyConfig):
     max_uses: int = 8
     """K, how often each is used."""
     target_interval: int = 0
-    """Gradient steps between copies to the target network; 0 for num_slots * num_minibatches."""
+    """Gradient steps between copies to the target network; 0 for those of a whole buffer, N * K * num_minibatches."""
     num_minibatches: int = 4
     """Gradient steps that a use of a batch is split into, by environments."""
     kl_coef: float = 0.0
@@ -59,7 +59,7 @@ class IMPACTConfig(OnPolicyConfig):
     @property
     def steps_per_target(self) -> int:
         """``t_target`` in gradient steps."""
-        return self.target_interval or self.num_slots * self.num_minibatches
+        return self.target_interval or self.num_slots * self.max_uses * self.num_minibatches
 
 
 def impact_log_ratio(log_prob: Floats, log_target: Floats, log_worker: Floats, rho_max: float) -> Floats:

@@ -34,11 +34,11 @@ _METHOD: dict[str, Settings] = {
     "a2c": {"normalize_advantages": True},
     "ppo": {"num_epochs": 6, "minibatch_size": 512},
     "impala": {"normalize_advantages": True},
-    "impact": {"num_slots": 4, "max_uses": 8, "num_minibatches": 1, "target_interval": 8},
+    "impact": {"num_slots": 4, "max_uses": 8, "num_minibatches": 1},
 }
 _METHOD_AND_ENV: dict[tuple[str, str], Settings] = {
     ("ppo", "Pendulum-v1"): {"num_epochs": 10, "minibatch_size": 256},
-    ("impact", "Pendulum-v1"): {"num_minibatches": 4, "target_interval": 16},
+    ("impact", "Pendulum-v1"): {"num_minibatches": 4},
 }
 _ENV: dict[str, Settings] = {
     "CartPole-v1": {"anneal_steps": 250_000, "anneal_to": 0.05},

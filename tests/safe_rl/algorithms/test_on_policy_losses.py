@@ -261,7 +261,7 @@ def test_a3c_the_driver_steps_along_a_workers_gradient() -> None:
 
 
 def test_the_target_is_renewed_every_n_minibatches() -> None:
-    config = IMPACTConfig(hidden_sizes=(8,), num_slots=2, num_minibatches=2)
+    config = IMPACTConfig(hidden_sizes=(8,), num_slots=1, max_uses=2, num_minibatches=2)
     learner = IMPACTLearner(OBS, DISCRETE, config)
     batch = learner.prepare(fragment(learner.weights()))
     fresh = learner.target.flat_weights()
