@@ -14,6 +14,7 @@ import pytest
 
 from safe_rl.cli.main import COMMANDS, main
 from safe_rl.methods import METHODS
+from safe_rl.plans.methods import PLAN_METHODS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -69,7 +70,7 @@ def help_flags(*command: str) -> frozenset[str]:
 
 def every_command() -> list[tuple[str, ...]]:
     plain = [(name,) for name in COMMANDS if name != "train"]
-    return [*plain, ("collect", "--from-bag"), *(("train", method) for method in METHODS)]
+    return [*plain, ("collect", "--from-bag"), *(("train", method) for method in [*METHODS, *PLAN_METHODS])]
 
 
 def test_every_command_and_flag_of_safe_rl_exists() -> None:
@@ -78,7 +79,8 @@ def test_every_command_and_flag_of_safe_rl_exists() -> None:
     for page, words in of("safe-rl"):
         command, flags = tuple(words[1:2]), {flag for word in words for flag in FLAG.findall(word)[:1]}
         if command == ("train",):
-            command = ("train", words[2]) if words[2] in METHODS else ("train", "recovery-rl")
+            known = words[2] in METHODS or words[2] in PLAN_METHODS
+            command = ("train", words[2] if known else "recovery-rl")
         if "--from-bag" in words:
             command = ("collect", "--from-bag")
         if command and command[0].startswith("-"):
