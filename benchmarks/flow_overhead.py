@@ -12,7 +12,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from safe_rl.flow.ray_backend import import_ray
 
 NUM_ACTORS = 2
 IN_FLIGHT = 2
-LIMIT = 0.95
 BATCH_BYTES = 100_000
 
 
@@ -50,82 +49,77 @@ class Maker:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--items", type=int, default=1000)
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("--items", type=int, default=200)
     args = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with RayBackend(num_cpus=3 * NUM_ACTORS) as backend:
         ray = import_ray()
         bare = [ray.remote(Maker).remote(index=index) for index in range(NUM_ACTORS)]
         workers = backend.actors(Maker, NUM_ACTORS)
         halves = [backend.actors(Maker, NUM_ACTORS // 2) for _ in range(2)]
-        print(f"{cpu_name()}, {os.cpu_count()} cores, Ray {ray.__version__}")
-        print(f"medians of {args.repeats} repeats of {args.items} items\n")
-        print("| items | loop | items a second | driver's CPU time an item | of the hand-written loop's rate |")
+        print(f"{cpu_name()}, {os.cpu_count()} cores, Ray {ray.__version__}, load {os.getloadavg()[0]:.1f}")
+        print(f"medians of {args.repeats} turns of {args.items} items\n")
+        print("| items | loop | items a second | driver's CPU time an item | rate, of the hand-written loop's |")
         print("|---|---|---|---|---|")
         for what, method in (("tiny", Maker.tiny), ("100 kB", Maker.large)):
-            loops: dict[str, Callable[[int], None]] = {
-                "hand-written, one at a time": lambda n, m=method: one_at_a_time(ray, bare, m.__name__, n),
-                "hand-written, batched": lambda n, m=method: batched(ray, bare, m.__name__, n),
-                "`gather_async`": lambda n, m=method: drain(workers.iterate(m).gather_async(IN_FLIGHT), n),
-                "`union` of two": lambda n, m=method: drain(
-                    union(*(group.iterate(m).gather_async(IN_FLIGHT) for group in halves)), n
-                ),
+            streams: dict[str, Iterator[Any]] = {
+                "hand-written, one at a time": one_at_a_time(ray, bare, method.__name__),
+                "hand-written, all that is ready": all_that_is_ready(ray, bare, method.__name__),
+                "`gather_async`": workers.iterate(method).gather_async(IN_FLIGHT),
+                "`union` of two": union(*(group.iterate(method).gather_async(IN_FLIGHT) for group in halves)),
             }
-            report(what, loops, args.repeats, args.items)
+            report(what, streams, args.repeats, args.items)
         puts = broadcasts(backend, workers, versions=20)
         print(f"\nbroadcasts of 20 versions to {NUM_ACTORS} actors: {puts} puts")
 
 
-def report(what: str, loops: dict[str, Callable[[int], None]], repeats: int, items: int) -> None:
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    costs: dict[str, list[float]] = {name: [] for name in loops}
-    for loop in loops.values():
-        loop(items // 4)  # warm up
+def report(what: str, streams: dict[str, Iterator[Any]], repeats: int, items: int) -> None:
+    """Prints a row a stream; they take turns, so that whatever else the machine does meets them all."""
+    rates: dict[str, list[float]] = {name: [] for name in streams}
+    costs: dict[str, list[float]] = {name: [] for name in streams}
+    for stream in streams.values():
+        advance(stream, items)  # warm up
     for repeat in range(repeats):
-        names = list(loops)
+        names = list(streams)
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
             began, cpu_began = time.perf_counter(), time.process_time()
-            loops[name](items)
+            advance(streams[name], items)
             costs[name].append((time.process_time() - cpu_began) / items)
             rates[name].append(items / (time.perf_counter() - began))
-    base = max(
-        ("hand-written, one at a time", "hand-written, batched"), key=lambda name: statistics.median(rates[name])
-    )
-    for name in loops:
+    base = max((name for name in streams if name.startswith("hand")), key=lambda name: statistics.median(rates[name]))
+    for name in streams:
         ratio = statistics.median(mine / theirs for mine, theirs in zip(rates[name], rates[base], strict=True))
         cost = statistics.median(costs[name]) * 1e6
         print(f"| {what} | {name} | {statistics.median(rates[name]):,.0f} | {cost:.0f} us | {ratio:.1%} |")
 
 
-def one_at_a_time(ray: Any, actors: list[Any], method: str, num: int) -> None:
+def one_at_a_time(ray: Any, actors: list[Any], method: str) -> Iterator[Any]:
     """The loop of Ray's manual: wait for one, take it, ask again."""
     owners = {getattr(actor, method).remote(): actor for actor in actors for _ in range(IN_FLIGHT)}
-    for _ in range(num):
+    while True:
         (ready,), _ = ray.wait(list(owners), num_returns=1)
         actor = owners.pop(ready)
-        ray.get(ready)
+        yield ray.get(ready)
         owners[getattr(actor, method).remote()] = actor
 
 
-def batched(ray: Any, actors: list[Any], method: str, num: int) -> None:
-    """A careful loop: all that is ready at once."""
+def all_that_is_ready(ray: Any, actors: list[Any], method: str) -> Iterator[Any]:
+    """The same, taking all that is ready at once."""
     owners = {getattr(actor, method).remote(): actor for actor in actors for _ in range(IN_FLIGHT)}
-    taken = 0
-    while taken < num:
+    while True:
         waiting = list(owners)
         ready, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not ready:
             ready, _ = ray.wait(waiting, num_returns=1)
-        for token, _item in zip(ready, ray.get(ready), strict=True):
+        for token, item in zip(ready, ray.get(ready), strict=True):
             actor = owners.pop(token)
+            yield item
             owners[getattr(actor, method).remote()] = actor
-            taken += 1
 
 
-def drain(stream: Any, num: int) -> None:
-    for _ in stream.take(num):
-        pass
+def advance(stream: Iterator[Any], num: int) -> None:
+    for _ in range(num):
+        next(stream)
 
 
 def broadcasts(backend: RayBackend, workers: Any, versions: int) -> int:

@@ -1,10 +1,13 @@
-"""Whether a Ray cluster answers, asked without Ray's own patience."""
+"""What is done before Ray starts: whether a cluster answers, and what a Ray of our own inherits."""
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from safe_rl.errors import UserError
 
@@ -33,3 +36,15 @@ def require_cluster(address: str, timeout_sec: float) -> None:
     if probe.returncode != 0:
         lines = probe.stderr.strip().splitlines() or ["no reason given"]
         raise UserError(f"no Ray cluster can be joined at {address}: {lines[-1].strip()}; {cure}")
+
+
+@contextmanager
+def module_path_for_workers() -> Iterator[None]:
+    """Lets the workers of a Ray that starts now find what this process finds, such as an environment's module."""
+    before = os.environ.pop("PYTHONPATH", None)
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        os.environ.update({} if before is None else {"PYTHONPATH": before})

@@ -7,15 +7,15 @@ import dataclasses
 import logging
 import os
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
 from safe_rl.errors import UserError
 from safe_rl.flow.actors import ActorGroup
 from safe_rl.flow.backend import Backend
-from safe_rl.flow.cluster import require_cluster
+from safe_rl.flow.cluster import module_path_for_workers, require_cluster
 from safe_rl.flow.engine import ActorOptions, Engine, LostReply, Ref, Token
 from safe_rl.flow.errors import FlowError, LostItemError
 from safe_rl.flow.host import Host, Method, Signal, Stream, library_versions
@@ -23,6 +23,9 @@ from safe_rl.flow.placement import check_versions, fitting_cpus
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+AT_ONCE_SEC = 100e-6
+"""An answer that takes no longer was there before it was waited for."""
 
 
 def import_ray() -> ModuleType:
@@ -97,6 +100,8 @@ class _RayEngine(Engine):
         self._ray = import_ray()
         self._host = self._ray.remote(RayHost)
         self.closed = False
+        self._take_all = False
+        """Whether more than one answer is likely to be there: the actors are ahead of the driver."""
 
     def spawn(
         self, cls: Callable[..., Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
@@ -149,10 +154,13 @@ class _RayEngine(Engine):
     def wait(self, tokens: Sequence[Token], timeout_sec: float | None) -> list[Token]:
         waited = list(tokens)
         ready: list[Token] = []
-        if len(waited) > 1 or timeout_sec == 0:
+        if self._take_all or timeout_sec == 0:
             ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0)
+            self._take_all = len(ready) > 1
         if not ready and timeout_sec != 0:
+            began = time.perf_counter()
             ready, _ = self._ray.wait(waited, num_returns=1, timeout=timeout_sec)
+            self._take_all = time.perf_counter() - began < AT_ONCE_SEC
         return ready
 
     def fetch(self, tokens: Sequence[Token]) -> list[Any]:
@@ -227,7 +235,7 @@ class RayBackend(Backend):
                 require_cluster(str(address), connect_timeout_sec)
                 settings["address"] = address
             try:
-                with _module_path_for_workers():
+                with module_path_for_workers():
                     self._ray.init(**settings)
             except (RuntimeError, ConnectionError, ValueError) as error:
                 raise UserError(f"Ray does not start: {_first_line(error)}") from error
@@ -275,18 +283,6 @@ class RayBackend(Backend):
         nodes = {handle.hello.node: handle.hello.versions for handle in group.handles}
         for line in check_versions(library_versions(), nodes):
             logger.warning(line)
-
-
-@contextlib.contextmanager
-def _module_path_for_workers() -> Iterator[None]:
-    """Lets the workers of a Ray that starts now find what this process finds, such as an environment's module."""
-    before = os.environ.pop("PYTHONPATH", None)
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    try:
-        yield
-    finally:
-        del os.environ["PYTHONPATH"]
-        os.environ.update({} if before is None else {"PYTHONPATH": before})
 
 
 def _sent(value: Any) -> Any:
