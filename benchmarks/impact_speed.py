@@ -218,8 +218,8 @@ def run_sb3(args: argparse.Namespace, seed: int) -> Result:
     return watch.result(model.num_timesteps)
 
 
-def show(method: str, results: list[Result], goal: float) -> None:
-    for seed, result in enumerate(results):
+def show(method: str, seeds: range, results: list[Result], goal: float) -> None:
+    for seed, result in zip(seeds, results, strict=True):
         end = f"{goal:g} reached" if result.reached else f"only {result.final_return:.0f}"
         print(
             f"{method:8} seed {seed}: {end} after {result.steps:>9,} steps, {result.seconds:6.2f} s "
@@ -243,18 +243,20 @@ def main() -> None:
     parser.add_argument("--goal", type=float, default=475.0, help="mean return of the last 100 episodes")
     parser.add_argument("--workers", type=int, default=2, help="rollout workers on Ray; 0: all in this process")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--limit-sec", type=float, default=30.0, help="time that a run may take")
     parser.add_argument("--uses-a-turn", type=int, default=8, help="IMPACT: at most so many uses between two fragments")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     ours = [method for method in args.methods if method in OURS]
     if ours:
         with LocalBackend() if args.workers == 0 else RayBackend() as backend:
             for method in ours:
-                show(method, [run(method, args, seed, backend) for seed in range(args.seeds)], args.goal)
+                show(method, seeds, [run(method, args, seed, backend) for seed in seeds], args.goal)
     if "sb3" in args.methods:
-        show("sb3", [run_sb3(args, seed) for seed in range(args.seeds)], args.goal)
+        show("sb3", seeds, [run_sb3(args, seed) for seed in seeds], args.goal)
 
 
 if __name__ == "__main__":

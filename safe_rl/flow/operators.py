@@ -26,6 +26,8 @@ from safe_rl.flow.source import NOT_READY, Nothing
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Worker = ActorHandle[RolloutWorker]
+RESTART_STRIDE = 10**9
+"""More fragments than a worker samples between two deaths."""
 
 
 @dataclass
@@ -79,7 +81,7 @@ class WorkerWeights:
         self._backend, self._workers, self._learner = backend, workers, learner
         self._version = -1
         self._ref: Ref[Any] | None = None
-        workers.on_restart(self.send)
+        workers.on_restart(self._welcome)
 
     def send(self, worker: Worker) -> None:
         """Sends the newest weights to one worker."""
@@ -88,6 +90,11 @@ class WorkerWeights:
     def send_all(self) -> None:
         """Sends the newest weights to every worker."""
         self._workers.broadcast(RolloutWorker.set_weights, *self._newest())
+
+    def _welcome(self, worker: Worker) -> None:
+        """Gives a worker that was restarted numbers that it did not draw before, and the newest weights."""
+        worker.call(RolloutWorker.load_state_dict, {"num_sampled": RESTART_STRIDE * worker.generation})
+        self.send(worker)
 
     def _newest(self) -> tuple[Any, int]:
         if self._version != self._learner.version:
