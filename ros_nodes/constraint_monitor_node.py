@@ -8,6 +8,9 @@ constraint, and ``/diagnostics`` once a second. Of a constraint whose sensor is 
 
 from __future__ import annotations
 
+import ros_nodes.require_ros  # noqa: F401  (before what it requires)
+
+# isort: split
 import sys
 import time
 from dataclasses import dataclass

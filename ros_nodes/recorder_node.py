@@ -8,6 +8,9 @@ what was lost, sizes and rates. Deactivated it pauses; the recording ends with t
 
 from __future__ import annotations
 
+import ros_nodes.require_ros  # noqa: F401  (before what it requires)
+
+# isort: split
 import shutil
 import sys
 import time

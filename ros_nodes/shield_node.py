@@ -10,6 +10,9 @@ Publishes the mapping's action topic, ``~/state`` (latched, at a fixed rate and 
 
 from __future__ import annotations
 
+import ros_nodes.require_ros  # noqa: F401  (before what it requires)
+
+# isort: split
 import math
 import sys
 import time

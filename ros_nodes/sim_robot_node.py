@@ -8,6 +8,9 @@ starts a new episode. Delays, jitter and drop-outs are there to practise on.
 
 from __future__ import annotations
 
+import ros_nodes.require_ros  # noqa: F401  (before what it requires)
+
+# isort: split
 import sys
 import time
 from dataclasses import dataclass

@@ -9,6 +9,9 @@ run alone.
 
 from __future__ import annotations
 
+import ros_nodes.require_ros  # noqa: F401  (before what it requires)
+
+# isort: split
 import dataclasses
 import json
 import shlex

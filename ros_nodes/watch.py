@@ -6,6 +6,9 @@ next state and ends.
 
 from __future__ import annotations
 
+import ros_nodes.require_ros  # noqa: F401  (before what it requires)
+
+# isort: split
 import argparse
 import sys
 import time
