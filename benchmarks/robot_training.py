@@ -35,7 +35,6 @@ from safe_rl.training import train
 
 ENV = "safe_rl/Navigation1-v0"
 MAX_STEPS = 100
-WATCHDOG_SEC = 1.0
 FLAG = {"type": "std_msgs/msg/Bool", "fields": ["data"], "timeout_sec": 0.5}
 
 
@@ -63,7 +62,6 @@ def parameters(rate_hz: float, pace: str) -> dict[str, object]:
             "pace": pace,
             "patience_sec": 60.0,
             "max_faults": 1000,  # on a busy machine they are counted, not fled from
-            "watchdog_periods": round(WATCHDOG_SEC * rate_hz),
             "reset": {"kind": "service", "service": "sim_robot/reset"},
         },
         "env": ENV,

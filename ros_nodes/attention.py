@@ -26,8 +26,10 @@ class Attention:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
         handler = self._former[number]
+        if handler == signal.SIG_IGN:
+            return
+        self.requested = True
         if callable(handler):
             handler(number, frame)
         elif handler == signal.SIG_DFL:
