@@ -210,7 +210,11 @@ class RunConfig:
     threads: int = 1
     """CPU threads; networks this small gain nothing from more."""
     num_envs: int = 1
-    """Environments stepped side by side."""
+    """Environments stepped side by side; with workers, by each of them."""
+    workers: int = 0
+    """Processes that step environments, on Ray, while this one learns; 0: all in this process, without Ray."""
+    address: str | None = None
+    """Ray cluster to join: auto, or host:port (default: start one on this machine)."""
     updates_per_step: float = 1.0
     """Gradient steps for each environment step."""
     eval_every: int = 0
@@ -229,6 +233,8 @@ class RunConfig:
         validate_session(self.seed, self.threads, resume=self.resume, overwrite=self.overwrite)
         _require(self.episodes >= 1, "", "episodes", self.episodes, "at least 1")
         _require(self.num_envs >= 1, "", "num_envs", self.num_envs, "at least 1")
+        _require(self.workers >= 0, "", "workers", self.workers, "at least 0")
+        _require(self.address is None or self.workers > 0, "", "address", self.address, "left out with --workers 0")
         _require(self.updates_per_step >= 0, "", "updates_per_step", self.updates_per_step, "at least 0")
         _require(self.eval_every >= 0, "", "eval_every", self.eval_every, "at least 0")
         _require(self.eval_episodes >= 1, "", "eval_episodes", self.eval_episodes, "at least 1")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from safe_rl.algorithms.fragment import EpisodeSummary
 from safe_rl.envs.factory import CostEnv
 from safe_rl.envs.protocols import repeats_itself
 from safe_rl.errors import EnvironmentFault
@@ -39,6 +40,20 @@ class EpisodeRecord:
     """Steps on which the recovery policy acted."""
     wall_time_sec: float
     """Time since the training began, pauses not counted."""
+
+    @classmethod
+    def of(cls, summary: EpisodeSummary, number: int, wall_time_sec: float) -> EpisodeRecord:
+        """The record of the run's ``number``-th episode, which a rollout worker has summed up."""
+        return cls(
+            episode=number,
+            steps=summary.steps,
+            return_=summary.return_,
+            cost=summary.cost,
+            success=int(summary.success),
+            violation=int(summary.cost > 0),
+            recovery_steps=summary.overridden,
+            wall_time_sec=round(wall_time_sec, 3),
+        )
 
     @classmethod
     def columns(cls) -> list[str]:
@@ -172,6 +187,11 @@ class Rollout:
         """
         self.num_finished = state["num_finished"]
         self.num_started = state["num_started"]
+        if "slots" not in state:  # written by workers, whose unfinished episodes are given up
+            for slot in self.slots:
+                slot.start_number = self.num_started
+                self.num_started += 1
+            return
         saved_obs = np.asarray(state["obs"])
         for index, slot in enumerate(self.slots):
             if not repeats_itself(slot.env):

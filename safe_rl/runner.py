@@ -110,7 +110,7 @@ class Runner:
     ) -> None:
         self.agent = agent
         self.config = config
-        self.rollout = Rollout(envs, config.seed)
+        self.rollout = self._make_rollout(envs)
         self.make_eval_env = make_eval_env
         self.callbacks = list(callbacks)
         self.progress = progress or (lambda done, total, status: None)
@@ -121,6 +121,9 @@ class Runner:
         self._time_before = 0.0
         self._started = time.perf_counter()
         self._since_log = _StepStatistics()
+
+    def _make_rollout(self, envs: list[CostEnv]) -> Rollout:
+        return Rollout(envs, self.config.seed)
 
     @property
     def checkpoints(self) -> Path:

@@ -56,7 +56,8 @@ def train(
     """
     torch.set_num_threads(run.threads)
     with contextlib.ExitStack() as stack:
-        envs = [stack.enter_context(make_env(run.env, cost_key=run.cost_key)) for _ in range(run.num_envs)]
+        here = run.num_envs if run.workers == 0 else 1  # the workers make their own
+        envs = [stack.enter_context(make_env(run.env, cost_key=run.cost_key)) for _ in range(here)]
         agent = make_agent(
             method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
         )
@@ -78,6 +79,11 @@ def train(
             for done, _ in enumerate(agent.pretrain_task(total), start=1):
                 if pretrain_progress is not None:
                     pretrain_progress(done, total, "task policy")
+        if run.workers > 0:
+            from safe_rl.plans.episodes import train_with_workers
+
+            train_with_workers(method, agent, run, state, callbacks, progress)
+            return agent
         # Only now does the first episode begin: a robot should not stand at its start for minutes.
         runner = Runner(
             agent,

@@ -203,10 +203,7 @@ class RecoveryIMPACTAgent(RecoveryRLAgent):
     def learn_risk(self, rows: npt.NDArray[np.int64]) -> dict[str, float]:
         """A gradient step of risk critic and recovery policy."""
         self.num_updates += 1
-        return {name: float(value) for name, value in self._learn(rows).items()}
-
-    def _learn_from_indices(self, indices: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-        return self._update_risk(self.replay.batch(indices))
+        return {name: float(value) for name, value in self._learn_risk(rows).items()}
 
     # ----------------------------------------------------------------- weights
 

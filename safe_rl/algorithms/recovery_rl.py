@@ -127,6 +127,9 @@ class RecoveryRLAgent(RiskAwareAgent):
         risk = self.risk_critic(next_obs, proposal)
         return self._switch(next_obs, proposal, risk, lambda rows: self.recovery.backup_action(rows, self.generator))[0]
 
+    def _acting_modules(self) -> tuple[torch.nn.Module, ...]:
+        return (*super()._acting_modules(), self.recovery)
+
     def _policy_parts(self) -> dict[str, Stateful]:
         return {**super()._policy_parts(), "recovery": self.recovery}
 

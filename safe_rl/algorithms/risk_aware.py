@@ -39,7 +39,8 @@ class RiskAwareAgent(SACAgent):
         ).to(self.device)
         self.risk_optimizer = self.risk_critic.make_optimizer()
         self._pretrain_risk = LearnerStep(self._pretrain_from_indices, self.generator, self.device)
-        self._pretrain_task = LearnerStep(super()._learn_from_indices, self.generator, self.device)
+        self._learn_task = LearnerStep(super()._learn_from_indices, self.generator, self.device)
+        self._learn_risk = LearnerStep(self._risk_from_indices, self.generator, self.device)
 
     # ------------------------------------------------------------------ acting
 
@@ -64,7 +65,20 @@ class RiskAwareAgent(SACAgent):
 
     def pretrain_task(self, steps: int) -> Iterator[Metrics]:
         """Fits the task policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
-        return self._offline_steps(steps, lambda: self._pretrain_task(self._task_indices()))
+        return self._offline_steps(steps, lambda: self._learn_task(self._task_indices()))
+
+    def update_task(self) -> Metrics:
+        """The task policy's part of ``update``, for those who let the two learners run side by side."""
+        if self.num_observed <= self.config.update_after:
+            return {}
+        self.num_updates += 1
+        return self._learn_task(self._task_indices())
+
+    def update_risk(self) -> Metrics:
+        """The other part of ``update``: risk critic and recovery policy."""
+        if self.num_observed <= self.config.update_after or not self.config.risk.update_online:
+            return {}
+        return self._learn_risk(self._risk_indices())
 
     def _offline_steps(self, steps: int, step: Callable[[], Metrics]) -> Iterator[Metrics]:
         for _ in range(steps):
@@ -88,6 +102,9 @@ class RiskAwareAgent(SACAgent):
             metrics |= self._update_risk(self.replay.batch(risk_indices))
         return metrics
 
+    def _risk_from_indices(self, indices: torch.Tensor) -> Metrics:
+        return self._update_risk(self.replay.batch(indices))
+
     def _pretrain_from_indices(self, indices: torch.Tensor) -> Metrics:
         return self._update_risk(self.replay.batch(indices), pretraining=True)
 
@@ -110,6 +127,9 @@ class RiskAwareAgent(SACAgent):
         return self.actor.sample_action(next_obs, self._noise(len(next_obs)))
 
     # ------------------------------------------------------------------- state
+
+    def _acting_modules(self) -> tuple[torch.nn.Module, ...]:
+        return (*super()._acting_modules(), self.risk_critic.critics)
 
     def _policy_parts(self) -> dict[str, Stateful]:
         return {**super()._policy_parts(), "risk_critic": self.risk_critic}

@@ -19,6 +19,7 @@ from safe_rl.algorithms.learner_step import LearnerStep
 from safe_rl.config import AgentConfig
 from safe_rl.data.replay_buffer import Batch, ReplayBuffer
 from safe_rl.envs.spaces import flat_dim
+from safe_rl.nets.flat_state import flatten_state, load_flat_state
 from safe_rl.nets.gaussian import TanhGaussianActor
 from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam, polyak_update
@@ -253,6 +254,18 @@ class SACAgent:
         """Restores ``policy_state_dict``: enough to act, not to train on."""
         for name, part in self._policy_parts().items():
             part.load_state_dict(state[name])
+
+    def policy_weights(self) -> npt.NDArray[np.float32]:
+        """All that acting needs in one array, a copy: for those who only act."""
+        return flatten_state(self._acting_modules())
+
+    def load_policy_weights(self, weights: npt.NDArray[np.float32]) -> None:
+        """Takes over ``policy_weights`` of an agent with the same settings."""
+        load_flat_state(self._acting_modules(), weights)
+
+    def _acting_modules(self) -> tuple[nn.Module, ...]:
+        """What acting reads."""
+        return (self.normalizer, self.actor)
 
     # ----------------------------------------------------------------- helpers
 

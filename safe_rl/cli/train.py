@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +46,10 @@ def main(argv: list[str]) -> int:
     method = argv[0]
     arguments = parse_arguments(method, RunConfig, argv[1:], prog=f"safe-rl train {method}")
     with progress_bar("pretraining", "steps") as pretrain_progress, progress_bar("training", "episodes") as progress:
-        agent = train(method, arguments.run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
+        with _saved_on_fault():
+            agent = train(
+                method, arguments.run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress
+            )
     show(f"{method}: {agent.num_observed} environment steps, run folder {arguments.run.output}")
     return 0
 
@@ -60,17 +65,24 @@ def _train_plan(method: str, argv: list[str]) -> int:
     run.envs_per_worker = run.envs_per_worker or preset.num_envs
     run.fragment_length = run.fragment_length or preset.fragment_length
     with progress_bar("pretraining", "steps") as pretrain_progress, progress_bar("training", "steps") as progress:
-        try:
+        with _saved_on_fault():
             runner = train_plan(method, run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
-        except FlowError as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{error}; what was learned is saved, go on with --resume") from error
     show(
         f"{method}: {runner.learner.num_steps} environment steps, {runner.num_episodes} episodes, the last "
         f"{len(runner.recent)} with a mean return of {runner.return_mean:.4g}; run folder {run.output}"
     )
     return 0
+
+
+@contextmanager
+def _saved_on_fault() -> Iterator[None]:
+    """Says of a plan that failed how to go on: what was learned is saved."""
+    try:
+        yield
+    except FlowError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{error}; what was learned is saved, go on with --resume") from error
 
 
 def pretrain_main(argv: list[str]) -> int:

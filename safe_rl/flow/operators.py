@@ -6,7 +6,7 @@ messages exist: data that flows along the stream, and calls to actors, which ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,6 +25,7 @@ from safe_rl.flow.source import NOT_READY, Nothing
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
 Worker = ActorHandle[RolloutWorker]
 RESTART_STRIDE = 10**9
 """More fragments than a worker samples between two deaths."""
@@ -36,14 +37,17 @@ class Update:
 
     episodes: tuple[EpisodeSummary, ...] = ()
     """Training episodes that ended."""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """The learner's latest metrics."""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """The learner's latest metrics: numbers, or scalar tensors that are read when they are logged."""
 
 
 class Versioned(Protocol):
     """A learner as far as its weights go."""
 
-    version: int
+    @property
+    def version(self) -> int:
+        """Rises with each change of the weights."""
+        ...
 
     def weights(self) -> npt.NDArray[np.float32]:
         """The weights for workers, one flat array."""
@@ -58,19 +62,15 @@ class Supply(Protocol[T_co]):
         ...
 
 
-class Buffer(Protocol[T]):
-    """What batches are kept in."""
+class Store(Protocol[T_contra]):
+    """What items are kept in."""
 
-    def add(self, item: T) -> None:
+    def add(self, item: T_contra) -> None:
         """Takes an item in."""
         ...
 
-    def next(self) -> T | None:
-        """See ``Supply``."""
-        ...
-
     def metrics(self) -> dict[str, float]:
-        """How full it is, and what became of the items."""
+        """How full it is, or what became of the items."""
         ...
 
 
@@ -163,7 +163,7 @@ class StandardizeFields:
 class TrainOneStep:
     """Lets a learner learn from one item: a list of fragments, or what its buffer holds."""
 
-    def __init__(self, learn: Callable[[Any], dict[str, float]]) -> None:
+    def __init__(self, learn: Callable[[Any], Mapping[str, Any]]) -> None:
         self._learn = learn
 
     def __call__(self, item: Any) -> Update:
@@ -176,7 +176,7 @@ class TrainOneStep:
 class StoreToBuffer(Generic[T]):
     """Puts each item into a buffer, after ``prepare``."""
 
-    def __init__(self, buffer: Buffer[Any], prepare: Callable[[T], Any] = lambda item: item) -> None:
+    def __init__(self, buffer: Store[Any], prepare: Callable[[T], Any] = lambda item: item) -> None:
         self._buffer, self._prepare = buffer, prepare
 
     def __call__(self, item: T) -> Update:

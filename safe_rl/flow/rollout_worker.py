@@ -51,13 +51,16 @@ class RolloutWorker:
         require(fragment_length >= 1, "", "fragment_length", fragment_length, "at least 1")
         self.index, self.seed, self.fragment_length = index, seed, fragment_length
         self.envs: BatchedEnv = make_batched_env(env, num_envs, cost_key=cost_key)
-        self.policy = NumpyPolicy(self.envs.observation_space, self.envs.action_space, hidden_sizes)
+        self._make_policy(hidden_sizes)
         self.version = -1
         """Version of the weights; -1 before the first came."""
         self.num_sampled = num_sampled
         """Fragments handed in."""
         self._episodes: list[EpisodeSummary] = []
         self._begin()
+
+    def _make_policy(self, hidden_sizes: Sequence[int]) -> None:
+        self.policy = NumpyPolicy(self.envs.observation_space, self.envs.action_space, hidden_sizes)
 
     def _begin(self) -> None:
         """Starts all episodes afresh, with numbers that no earlier start of this worker drew."""

@@ -38,7 +38,7 @@ class PlanRunner:
         self.num_episodes = self.num_successes = self.num_violations = 0
         self.num_sessions = 0
         """How often the run was started or gone on with: workers draw other numbers each time."""
-        self._metrics: dict[str, float] = {}
+        self._metrics: dict[str, Any] = {}
         self._time_before = 0.0
         self._started = time.perf_counter()
         self._logged = (0, 0.0)
@@ -103,16 +103,7 @@ class PlanRunner:
 
     def _record(self, episode: EpisodeSummary) -> EpisodeRecord:
         self.num_episodes += 1
-        return EpisodeRecord(
-            episode=self.num_episodes - 1,
-            steps=episode.steps,
-            return_=episode.return_,
-            cost=episode.cost,
-            success=int(episode.success),
-            violation=int(episode.cost > 0),
-            recovery_steps=episode.overridden,
-            wall_time_sec=round(self.elapsed_sec(), 3),
-        )
+        return EpisodeRecord.of(episode, self.num_episodes - 1, self.elapsed_sec())
 
     def _is_done(self) -> bool:
         goal = self.config.stop_at_return

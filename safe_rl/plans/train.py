@@ -9,8 +9,8 @@ import torch
 
 from safe_rl.checkpoint import list_checkpoints, load_newest
 from safe_rl.envs.factory import make_env
-from safe_rl.flow import Backend, LocalBackend
 from safe_rl.flow.operators import WorkerWeights
+from safe_rl.plans.backend import make_backend
 from safe_rl.plans.config import OfflinePlanRunConfig, PlanRunConfig
 from safe_rl.plans.methods import PLAN_METHODS
 from safe_rl.plans.parts import Parts
@@ -70,7 +70,7 @@ def train_plan(
             runner.load_state_dict(state["runner"])
     elif isinstance(run, OfflinePlanRunConfig):
         start_safety(learner, run, pretrain_progress)
-    with make_backend(run) as backend:
+    with make_backend(run.workers, run.address) as backend:
         workers = backend.actors(
             spec.worker,
             run.workers,
@@ -86,12 +86,3 @@ def train_plan(
         weights.send_all()
         runner.run(spec.plan(Parts(backend, workers, learner, weights)), backend.context)
     return runner
-
-
-def make_backend(run: PlanRunConfig) -> Backend:
-    """This process, or Ray."""
-    if run.workers == 0:
-        return LocalBackend()
-    from safe_rl.flow import RayBackend
-
-    return RayBackend(address=run.address)

@@ -17,6 +17,7 @@ from safe_rl.cli.evaluate import EvaluateConfig, run_evaluate
 from safe_rl.cli.export import ExportConfig, run_export
 from safe_rl.config import AgentConfig, RecoveryConfig, RecoveryRLConfig, RiskConfig, RunConfig, SACConfig
 from safe_rl.errors import UserError
+from safe_rl.flow import LocalBackend
 from safe_rl.methods import METHODS, config_from_dict, get_method, make_agent, resolve_device
 from safe_rl.presets import PAPER, PAPER_COMMON, TUNED, TUNED_COMMON, preset_config
 from safe_rl.pretraining import PretrainConfig, pretrain_run
@@ -79,6 +80,8 @@ def test_every_field_of_every_config_is_read_by_something(tmp_path, monkeypatch,
         toys.recovery_config(recovery__kind="q-sampling", risk__pretrain_steps=2, risk__eps_risk=0.0),
     )
     train("unconstrained", RunConfig(**run, output=tmp_path / "c"), toys.unconstrained_config())
+    monkeypatch.setattr("safe_rl.plans.episodes.make_backend", lambda workers, address: LocalBackend())
+    train("unconstrained", RunConfig(**run, output=tmp_path / "d", workers=1), toys.unconstrained_config())
     run_evaluate(EvaluateConfig(tmp_path / "a", episodes=1))
     run_export(ExportConfig(run=tmp_path / "a", output=tmp_path / "bundle"))
     held_out = toys.collect_corridor(tmp_path / "held_out", seed=7)
