@@ -128,8 +128,7 @@ class SeparateEnvs:
             if self._ended[i]:
                 obs[i] = env.flat(env.reset()[0])
                 continue
-            single, reward[i], terminated[i], truncated[i], info = env.step(action[i])
-            obs[i], cost[i], success[i] = env.flat(single), info["cost"], info["success"]
+            obs[i], reward[i], cost[i], success[i], terminated[i], truncated[i] = env.step_flat(action[i])
         self._ended = terminated | truncated
         return BatchedStep(obs, reward, cost, success, terminated, truncated)
 
