@@ -35,11 +35,12 @@ from safe_rl.training import train
 
 ENV = "safe_rl/Navigation1-v0"
 MAX_STEPS = 100
-FLAG = {"type": "std_msgs/msg/Bool", "fields": ["data"], "timeout_sec": 0.5}
 
 
 def parameters(rate_hz: float, pace: str) -> dict[str, object]:
     """A parameter file for robot and learner alike."""
+    timeout_sec = max(0.5, 3 / rate_hz)
+    flag = {"type": "std_msgs/msg/Bool", "fields": ["data"], "timeout_sec": timeout_sec}
     return {
         "rate_hz": rate_hz,
         "observation": {
@@ -48,14 +49,14 @@ def parameters(rate_hz: float, pace: str) -> dict[str, object]:
                 "topic": "observation",
                 "type": "std_msgs/msg/Float32MultiArray",
                 "fields": ["data[0:2]"],
-                "timeout_sec": 0.5,
+                "timeout_sec": timeout_sec,
             },
         },
         "action": {
             "topic": "command", "type": "std_msgs/msg/Float64MultiArray", "low": [-1.0, -1.0], "high": [1.0, 1.0]
         },
-        "cost": {"topic": "violation", **FLAG},
-        "success": {"topic": "success", **FLAG},
+        "cost": {"topic": "violation", **flag},
+        "success": {"topic": "success", **flag},
         "reward": {"goal": [0.0, 0.0], "tolerance": 4.0},
         "robot_env": {
             "max_episode_steps": MAX_STEPS,
@@ -64,6 +65,7 @@ def parameters(rate_hz: float, pace: str) -> dict[str, object]:
             "max_faults": 1000,  # on a busy machine they are counted, not fled from
             "reset": {"kind": "service", "service": "sim_robot/reset"},
         },
+        "command_timeout_sec": timeout_sec,
         "env": ENV,
         "auto_reset": False,
         "time_limit": False,
