@@ -100,9 +100,8 @@ class ActorHandle(Generic[W]):
 
     def mark_hung(self, reason: str) -> None:
         """Kills an actor that does not answer, so that it is restarted."""
-        if self.state is State.ALIVE:
-            self.engine.kill(self.actor, restart=True)
-            self.mark_lost(self.generation, reason)
+        self.engine.kill(self.actor, restart=True)
+        self.mark_lost(self.generation, reason)
 
     def look_for_return(self) -> None:
         """Learns whether an actor that is being restarted is back, or will not come back."""

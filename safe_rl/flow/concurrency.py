@@ -108,9 +108,9 @@ class _Turns(Generic[T]):
                 if not self._live:
                     return
             if not progressed:
-                yield from self._rest(IN_FLIGHT if self._source.awaited() else NOT_READY)
-            elif missed and missed_before and not self._keep_turns:  # the others alone would go on for ever
-                wait_for_any(self._source, look_only=True)
+                yield from self._rest(IN_FLIGHT if self._source.waiting() else NOT_READY)
+            elif missed and missed_before and not self._keep_turns and self._source.polled():
+                wait_for_any(self._source, look_only=True)  # what the driver makes by itself would go on for ever
             missed_before = missed and progressed
 
     def _rest(self, nothing: Nothing) -> Iterator[Nothing]:

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from safe_rl.flow.engine import LostReply, Ref, State, Token
 from safe_rl.flow.host import COUNTER, Signal, Stream
-from safe_rl.flow.source import LIMIT_SEC, Awaited, Source
+from safe_rl.flow.source import LIMIT_SEC, WaitingSource
 
 if TYPE_CHECKING:
     from safe_rl.flow.actors import ActorGroup, ActorHandle
 
 
-class Puller(Source):
+class Puller(WaitingSource):
     """One request is one item, whatever happens to the actor meanwhile, unless the shard ends or is dropped."""
 
     def __init__(self, group: ActorGroup[Any], stream: Stream, *, by_reference: bool) -> None:
         super().__init__()
-        self._group, self._engine, self._by_reference = group, group.engine, by_reference
+        self._group, self.engine, self._by_reference = group, group.engine, by_reference
         self._stream_id = f"{next(COUNTER)} {stream.name}"
-        self._packed = self._engine.pack(stream)
+        self._packed = self.engine.pack(stream)
         self._pullers: dict[int, Callable[..., Any]] = {}
-        self._pending: dict[Token, tuple[ActorHandle[Any], int]] = {}
+        self.pending: dict[Token, ActorHandle[Any]] = {}
+        """The oldest request of each shard. The later ones are looked at after it, which keeps the shard's order."""
+        self._under_way: dict[int, deque[tuple[Token, int]]] = {}
         self._payloads: dict[Token, Ref[Any]] = {}
         self._arrived: list[tuple[ActorHandle[Any], int, Any, Any]] = []
         self._owed: list[ActorHandle[Any]] = []
@@ -37,7 +40,8 @@ class Puller(Source):
         """Teaches the actors the stream."""
         for handle in self._group.handles:
             actor = handle.actor
-            engine = self._engine
+            engine = self.engine
+            self._under_way[handle.index] = deque()
             self._pullers[handle.index] = (
                 engine.puller_by_reference(actor) if self._by_reference else engine.puller(actor)
             )
@@ -50,7 +54,7 @@ class Puller(Source):
     @property
     def idle(self) -> bool:
         """Whether nothing has been asked for that has not come."""
-        return not (self._pending or self._arrived or self._owed)
+        return not (self.pending or self._arrived or self._owed)
 
     def ask(self, handle: ActorHandle[Any]) -> None:
         """Asks a shard for one more item; once it is back, where it is being restarted."""
@@ -70,37 +74,39 @@ class Puller(Source):
             if self.idle:
                 return []
             if self.blocking and not self._arrived:
-                tokens = [*self._pending, *self._hello_tokens()] if self._owed else list(self._pending)
-                ready = self._engine.wait(tokens, LIMIT_SEC)
+                tokens = [*self.pending, *self.returns()] if self._owed else list(self.pending)
+                ready = self.engine.wait(tokens, LIMIT_SEC)
                 if self._owed:
-                    ready = [token for token in ready if token in self._pending]
-                for token, reply in zip(ready, self._engine.fetch(ready) if ready else (), strict=True):
-                    self._arrive(token, reply)
+                    ready = [token for token in ready if token in self.pending]
+                for token, reply in zip(ready, self.engine.fetch(ready) if ready else (), strict=True):
+                    self.arrive(token, reply)
             found = self._take()
             if self._timeout_sec is not None and time.monotonic() >= self._next_look:
                 self._look_for_hung(self._timeout_sec)
             if found or not self.blocking:
                 return found
 
-    def awaited(self) -> Awaited:
-        """Returns the requests under way, and the returns that are waited for."""
-        engine, arrive = self._engine, self._arrive
-        found: Awaited = [(engine, token, arrive) for token in self._pending]
-        if self._owed:
-            found += [(engine, token, None) for token in self._hello_tokens()]
-        return found
+    def arrive(self, token: Token, reply: Any) -> None:
+        """Takes the answer to a request."""
+        handle = self.pending.pop(token)
+        under_way = self._under_way[handle.index]
+        _, generation = under_way.popleft()
+        if under_way:
+            self.pending[under_way[0][0]] = handle
+        self._arrived.append((handle, generation, reply, self._payloads.pop(token) if self._by_reference else reply))
 
     def close(self) -> None:
         """Forgets what is under way."""
-        self._pending.clear()
+        self.pending.clear()
         self._arrived.clear()
         self._payloads.clear()
         self._owed.clear()
         for handle in self._group.handles:
             with contextlib.suppress(Exception):  # the engine may be gone, and then there is nothing to tell it
-                self._engine.uninstall(handle.actor, self._stream_id)
+                self.engine.uninstall(handle.actor, self._stream_id)
 
-    def _hello_tokens(self) -> list[Token]:
+    def returns(self) -> list[Token]:
+        """Returns what tells that an actor is back which owes an item."""
         if not self._owed:
             return []
         return list({handle.index: handle.hello_token for handle in self._owed}.values())
@@ -115,7 +121,10 @@ class Puller(Source):
         if self._by_reference:
             token, payload = token
             self._payloads[token] = payload
-        self._pending[token] = (handle, handle.generation)
+        under_way = self._under_way[handle.index]
+        under_way.append((token, handle.generation))
+        if len(under_way) == 1:
+            self.pending[token] = handle
         if self._timeout_sec is not None:
             self._asked_at[handle.index] = time.monotonic()
 
@@ -125,15 +134,11 @@ class Puller(Source):
         for handle in owed:
             handle.look_for_return()
             if handle.state is State.ALIVE:
-                self._engine.install(handle.actor, self._stream_id, self._packed)
+                self.engine.install(handle.actor, self._stream_id, self._packed)
                 self._submit(handle)
             elif handle.state is State.RESTARTING:
                 self._owed.append(handle)
         self._group.require_any()
-
-    def _arrive(self, token: Token, reply: Any) -> None:
-        handle, generation = self._pending.pop(token)
-        self._arrived.append((handle, generation, reply, self._payloads.pop(token) if self._by_reference else reply))
 
     def _take(self) -> list[tuple[ActorHandle[Any], Any]]:
         found = []
@@ -157,7 +162,7 @@ class Puller(Source):
             self.ask(handle)
         elif signal.kind == "unknown":  # another process than the one that was taught
             handle.note_restart(signal.incarnation)
-            self._engine.install(handle.actor, self._stream_id, self._packed)
+            self.engine.install(handle.actor, self._stream_id, self._packed)
             handle.last_stream = ""
             self.ask(handle)
         elif signal.kind == "raised":
@@ -170,17 +175,19 @@ class Puller(Source):
     def _look_for_hung(self, timeout_sec: float) -> None:
         now = time.monotonic()
         self._next_look = now + timeout_sec / 10
-        for token, (handle, _) in list(self._pending.items()):
-            late = now - self._asked_at[handle.index] > timeout_sec and token in self._pending
-            if late and not self._engine.wait([token], 0.0):
-                handle.mark_hung(f"no answer for {timeout_sec:g} s")
-                self._group.context.count("faults/hangs")
+        for token, handle in list(self.pending.items()):
+            if now - self._asked_at[handle.index] > timeout_sec and not self.engine.wait([token], 0.0):
+                if handle.state is State.ALIVE:
+                    handle.mark_hung(f"no answer for {timeout_sec:g} s")
+                    self._group.context.count("faults/hangs")
                 self._forget(handle)
 
     def _forget(self, handle: ActorHandle[Any]) -> None:
         """What is under way on an actor that was killed will not come."""
-        for token in [token for token, (owner, _) in self._pending.items() if owner is handle]:
-            del self._pending[token]
+        under_way = self._under_way[handle.index]
+        del self.pending[under_way[0][0]]
+        while under_way:
+            token, _ = under_way.popleft()
             self._payloads.pop(token, None)
             self._group.context.count("faults/lost_items")
             self._owed.append(handle)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE_SEC = 100e-6
 """An answer that takes no longer was there before it was waited for."""
+MANY = 8
+"""With fewer requests under way, looking for all that have an answer costs more than it brings."""
 
 
 def import_ray() -> ModuleType:
@@ -160,7 +162,7 @@ class _RayEngine(Engine):
         if not ready and timeout_sec != 0:
             began = time.perf_counter()
             ready, _ = self._ray.wait(waited, num_returns=1, timeout=timeout_sec)
-            self._take_all = time.perf_counter() - began < AT_ONCE_SEC
+            self._take_all = len(waited) >= MANY and time.perf_counter() - began < AT_ONCE_SEC
         return ready
 
     def fetch(self, tokens: Sequence[Token]) -> list[Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safe_rl.flow.engine import Engine, Token
@@ -42,20 +43,33 @@ class Source:
         for child in self.children:
             child.set_blocking(blocking)
 
-    def awaited(self) -> Awaited:
-        """Returns the answers of which any may bring an item."""
-        found: Awaited = []
-        for child in self.children:
-            found += child.awaited()
-        return found
+    def waiting(self) -> list[WaitingSource]:
+        """Returns those whose actors may bring an item."""
+        return [waiting for child in self.children for waiting in child.waiting()]
 
     def polled(self) -> bool:
         """Whether something else may bring an item, which has to be looked at."""
         return any(child.polled() for child in self.children)
 
 
-Awaited = list[tuple[Engine, Token, Callable[[Token, Any], None] | None]]
-"""Engine, token, and who takes the answer; None where it is only waited for."""
+class WaitingSource(Source, ABC):
+    """Items that actors have been asked for."""
+
+    engine: Engine
+    pending: Mapping[Token, object]
+    """What has been asked for and has not come."""
+
+    @abstractmethod
+    def returns(self) -> list[Token]:
+        """Returns what tells that an actor is back which items are waited for from."""
+
+    @abstractmethod
+    def arrive(self, token: Token, reply: Any) -> None:
+        """Takes the answer to what was pending."""
+
+    def waiting(self) -> list[WaitingSource]:
+        """Returns this one, where it waits for anything."""
+        return [self] if self.pending or self.returns() else []
 
 
 class PolledSource(Source):
@@ -65,9 +79,9 @@ class PolledSource(Source):
         super().__init__(children)
         self._blocked = blocked
 
-    def awaited(self) -> Awaited:
+    def waiting(self) -> list[WaitingSource]:
         """Returns those of the children, unless it stands in their way."""
-        return [] if self._blocked() else super().awaited()
+        return [] if self._blocked() else super().waiting()
 
     def polled(self) -> bool:
         """Whether it stands in the way, or a child has to be looked at."""
@@ -81,15 +95,16 @@ def wait_for_any(source: Source, *, look_only: bool = False) -> None:
         source: What is drawn from.
         look_only: Do not wait.
     """
-    by_engine: dict[Engine, dict[Token, Callable[[Token, Any], None] | None]] = {}
-    for engine, token, take in source.awaited():
-        by_engine.setdefault(engine, {})[token] = take
-    if not by_engine and not look_only:
+    sources = source.waiting()
+    if not sources and not look_only:
         time.sleep(POLL_SEC)
-    limit = 0.0 if look_only else LIMIT_SEC if len(by_engine) == 1 and not source.polled() else POLL_SEC
-    for engine, takers in by_engine.items():
-        ready = [token for token in engine.wait(list(takers), limit) if takers[token] is not None]
-        for token, reply in zip(ready, engine.fetch(ready) if ready else (), strict=True):
-            take = takers[token]
-            if take is not None:
-                take(token, reply)
+    engines = {waiting.engine for waiting in sources}
+    limit = 0.0 if look_only else LIMIT_SEC if len(engines) == 1 and not source.polled() else POLL_SEC
+    for engine in engines:
+        mine = [waiting for waiting in sources if waiting.engine is engine]
+        owners = {token: waiting for waiting in mine for token in waiting.pending}
+        returns = {token for waiting in mine for token in waiting.returns()}
+        ready = engine.wait([*owners, *returns] if returns else list(owners), limit)
+        arrived = [token for token in ready if token in owners] if returns else ready
+        for token, reply in zip(arrived, engine.fetch(arrived) if arrived else (), strict=True):
+            owners[token].arrive(token, reply)
