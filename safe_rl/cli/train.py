@@ -45,11 +45,12 @@ def main(argv: list[str]) -> int:
 
     method = argv[0]
     arguments = parse_arguments(method, RunConfig, argv[1:], prog=f"safe-rl train {method}")
-    with progress_bar("pretraining", "steps") as pretrain_progress, progress_bar("training", "episodes") as progress:
-        with _saved_on_fault():
-            agent = train(
-                method, arguments.run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress
-            )
+    with (
+        progress_bar("pretraining", "steps") as pretrain_progress,
+        progress_bar("training", "episodes") as progress,
+        _saved_on_fault(),
+    ):
+        agent = train(method, arguments.run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
     show(f"{method}: {agent.num_observed} environment steps, run folder {arguments.run.output}")
     return 0
 
@@ -64,9 +65,12 @@ def _train_plan(method: str, argv: list[str]) -> int:
     run = arguments.run
     run.envs_per_worker = run.envs_per_worker or preset.num_envs
     run.fragment_length = run.fragment_length or preset.fragment_length
-    with progress_bar("pretraining", "steps") as pretrain_progress, progress_bar("training", "steps") as progress:
-        with _saved_on_fault():
-            runner = train_plan(method, run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
+    with (
+        progress_bar("pretraining", "steps") as pretrain_progress,
+        progress_bar("training", "steps") as progress,
+        _saved_on_fault(),
+    ):
+        runner = train_plan(method, run, arguments.agent, progress=progress, pretrain_progress=pretrain_progress)
     show(
         f"{method}: {runner.learner.num_steps} environment steps, {runner.num_episodes} episodes, the last "
         f"{len(runner.recent)} with a mean return of {runner.return_mean:.4g}; run folder {run.output}"

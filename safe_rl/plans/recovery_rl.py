@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.off_policy_learner import OffPolicyLearner
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.flow import LocalIterator, concurrently
@@ -17,7 +18,7 @@ def recovery_rl(parts: Parts[OffPolicyLearner[RiskAwareAgent]]) -> LocalIterator
         .zip_with_source_actor()
         .gather_async(num_async=2)
         .for_each(UpdateWorkerWeights(parts.weights))
-        .for_each(StoreToBuffer(learner))
+        .for_each(StoreToBuffer[Fragment](learner))
     )
     task = replay(learner.due()).for_each(TrainOneStep(lambda _: agent.update_task()), name="task")
     risk = replay(learner.due()).for_each(TrainOneStep(lambda _: agent.update_risk()), name="risk")

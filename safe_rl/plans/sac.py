@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.off_policy_learner import OffPolicyLearner
 from safe_rl.algorithms.sac import SACAgent
 from safe_rl.flow import LocalIterator, concurrently
@@ -17,7 +18,7 @@ def sac(parts: Parts[OffPolicyLearner[SACAgent]]) -> LocalIterator[Update]:
         .zip_with_source_actor()
         .gather_async(num_async=2)
         .for_each(UpdateWorkerWeights(parts.weights))
-        .for_each(StoreToBuffer(learner))
+        .for_each(StoreToBuffer[Fragment](learner))
     )
     train = replay(learner.due()).for_each(TrainOneStep(lambda _: learner.agent.update()), name="sac")
     return concurrently(store, train, mode="async", weights=[1, learner.updates_a_turn])

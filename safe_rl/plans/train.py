@@ -79,7 +79,7 @@ def train_plan(
             fragment_length=run.fragment_length,
             seed=run.seed + STRIDE * runner.num_sessions,
             cost_key=run.cost_key,
-            **spec.worker_arguments(config),
+            **spec.worker_arguments(config, max(run.workers, 1)),
         )
         runner.num_sessions += 1
         weights = WorkerWeights(backend, workers, learner)
