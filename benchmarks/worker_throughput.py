@@ -12,8 +12,8 @@ impact`` runs. A worker is a process of its own; the learner is in this one. Two
   It is what the wall clock would show where every process has a core of its own and the learner keeps up. Whether it
   does says the last column: the learner's CPU time of a step, as a share of the workers' together.
 
-Episodes end earlier or later under another policy, and a reset costs time. So the learner learns as ever, but with a step
-size of 1e-9: its policy goes on drawing the actions of the bare processes. The mean lengths of episodes are printed.
+Episodes end earlier or later under another policy, and a reset costs time. So the learner works as ever, but with a
+step size of 1e-9: its policy goes on drawing the actions of the bare processes. Mean lengths of episodes are printed.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from gymnasium.vector import AutoresetMode
 import sim
 from safe_rl.flow import RayBackend
 from safe_rl.flow.operators import WorkerWeights
+from safe_rl.flow.rollout_worker import RolloutWorker
 from safe_rl.plans.methods import PLAN_METHODS
 from safe_rl.plans.parts import Parts
 
@@ -162,12 +163,12 @@ class Training:
         config = dataclasses.replace(preset.settings, learning_rate=1e-9)
         self.learner = spec.learner(probe.observation_space, probe.action_space, config, seed=0)
         self.workers = backend.actors(
-            spec.worker,
+            RolloutWorker,
             workers,
             env_id,
             num_envs=self.num_envs,
             fragment_length=max(1, rows // self.num_envs),
-            **spec.worker_arguments(preset.settings),
+            hidden_sizes=config.hidden_sizes,
         )
         weights = WorkerWeights(backend, self.workers, self.learner)
         weights.send_all()

@@ -1,0 +1,352 @@
+r"""Return against time and against steps: IMPACT, PPO and IMPALA on the same parts, by the plans of `safe-rl train`.
+
+    python -m benchmarks.impact_compare --output runs/compare            # all tasks, then the table and the figures
+    python -m benchmarks.impact_compare --output runs/compare --tasks cartpole --seeds 0 1 2 \
+        --peer-python /path/to/environment/with/stable-baselines3/bin/python
+
+Networks are 64-64 tanh. Rollout workers are processes of Ray; the clock starts when they are there and have weights.
+The methods take turns, seed by seed, so that other load on the machine meets all of them. Finished runs stay in the
+output folder; with ``--plot`` nothing is trained. Tasks:
+
+* ``cartpole``, ``acrobot``, ``pendulum``: Gymnasium's, with the presets of ``safe-rl train``.
+* ``maze``: reaching in PyBullet: ``safe_rl/Maze-v0`` with 20 less reward for touching a wall (without that, the best
+  return is that of a robot which ends its episodes at the next wall).
+* ``slow``, ``uneven``: **artificially slow** CartPole: each step of a worker's 8 environments takes 1 ms longer, as a
+  robot or a renderer would make it; in ``uneven`` 1 ms on the first worker and 3 ms on the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import statistics
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import gymnasium as gym
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from safe_rl.envs.factory import make_env
+from safe_rl.flow import ActorGroup, Backend, LocalBackend, RayBackend
+from safe_rl.flow.operators import WorkerWeights
+from safe_rl.flow.rollout_worker import RolloutWorker
+from safe_rl.plans.methods import PLAN_METHODS
+from safe_rl.plans.parts import Parts
+
+mpl.use("Agg")
+
+METHODS = ("impact", "ppo", "impala")
+PEER = "sb3 ppo"
+LABELS = {"impact": "IMPACT", "ppo": "PPO", "impala": "IMPALA", PEER: "Stable-Baselines3 PPO"}
+COLORS = {"impact": "#0072B2", "ppo": "#D55E00", "impala": "#009E73", PEER: "#CC79A7"}
+RECENT = 100
+MAZE_PENALTY = 20.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned, and until when."""
+
+    title: str
+    env: str
+    goal: float
+    """Mean return of the last 100 episodes that counts as learned."""
+    steps: int
+    """Environment steps of a run."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What differs from the preset, for all methods alike."""
+    num_envs: int | None = None
+    fragment_length: int | None = None
+    delays_ms: tuple[float, ...] = ()
+    """Added to each step of a worker's environments together; of the first worker, the second, ..."""
+
+
+MAZE_SETTINGS = {"gamma": 0.97, "entropy_coef": 0.0}
+TASKS = {
+    "cartpole": Task("CartPole-v1", "CartPole-v1", 475.0, 200_000),
+    "acrobot": Task("Acrobot-v1", "Acrobot-v1", -100.0, 150_000),
+    "pendulum": Task("Pendulum-v1", "Pendulum-v1", -250.0, 150_000),
+    "maze": Task("Reaching in Maze (PyBullet)", "benchmarks.impact_compare:Maze", -5.0, 150_000, MAZE_SETTINGS, 16, 64),
+    "slow": Task("CartPole-v1, 1 ms slower (artificial)", "CartPole-v1", 475.0, 150_000, {}, 8, 128, (1.0, 1.0)),
+    "uneven": Task(
+        "CartPole-v1, 1 and 3 ms slower (artificial)", "CartPole-v1", 475.0, 150_000, {}, 8, 128, (1.0, 3.0)
+    ),
+}
+
+
+class Maze(gym.Wrapper[Any, Any, Any, Any]):
+    """Maze that loses reward where the robot touches a wall."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.make("safe_rl/Maze-v0"))
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """See ``gymnasium.Env``."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return obs, float(reward) - MAZE_PENALTY * info["cost"], terminated, truncated, info
+
+
+class SlowWorker(RolloutWorker):
+    """A rollout worker whose environments take longer."""
+
+    def __init__(self, env: str, *, delays_ms: tuple[float, ...], index: int = 0, **options: Any) -> None:
+        super().__init__(env, index=index, **options)
+        self.delay_sec = 1e-3 * delays_ms[index % len(delays_ms)]
+
+    def execute(
+        self, obs: npt.NDArray[np.float32], action: npt.NDArray[Any], overridden: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[Any]:
+        """Waits before each step."""
+        time.sleep(self.delay_sec)
+        return super().execute(obs, action, overridden)
+
+
+@dataclass
+class Curve:
+    """One run. Returns are means of the last 100 episodes; the first entries are those of 20 episodes."""
+
+    steps: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    goal_steps: int | None = None
+    """Steps until the goal was reached; None where it was not."""
+    goal_seconds: float | None = None
+    rate: float = 0.0
+    """Environment steps a second over the whole run."""
+    load: float = 0.0
+    """Processes waiting for the machine in the minute before the end."""
+
+
+class Recorder:
+    """Makes a curve of what is told."""
+
+    def __init__(self, goal: float, limit_steps: int, limit_sec: float, *, stop_at_goal: bool = False) -> None:
+        self.goal, self.limit_steps, self.limit_sec, self.stop_at_goal = goal, limit_steps, limit_sec, stop_at_goal
+        self.curve = Curve()
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.started = time.perf_counter()
+        self._next = 0
+
+    def add(self, returns: Iterable[float], steps: int) -> bool:
+        """Takes the returns of finished episodes; says whether the run is over."""
+        self.recent.extend(returns)
+        curve, seconds = self.curve, time.perf_counter() - self.started
+        mean = float(np.mean(self.recent)) if self.recent else float("nan")
+        if len(self.recent) == RECENT and mean >= self.goal and curve.goal_steps is None:
+            curve.goal_steps, curve.goal_seconds = steps, seconds
+        reached = self.stop_at_goal and curve.goal_steps is not None
+        over = reached or steps >= self.limit_steps or seconds > self.limit_sec
+        if len(self.recent) >= 20 and (steps >= self._next or over):
+            self._next = steps + self.limit_steps // 200
+            curve.steps.append(steps)
+            curve.seconds.append(seconds)
+            curve.returns.append(mean)
+        curve.rate, curve.load = steps / seconds, os.getloadavg()[0]
+        return over
+
+
+def make_workers(task: Task, backend: Backend, num: int) -> ActorGroup[RolloutWorker]:
+    """Workers for all runs of a task: starting processes takes longer than most runs."""
+    preset = PLAN_METHODS["impact"].preset(task.env, "tuned")
+    options: dict[str, Any] = {"delays_ms": task.delays_ms} if task.delays_ms else {}
+    return backend.actors(
+        SlowWorker if task.delays_ms else RolloutWorker,
+        num,
+        task.env,
+        num_envs=task.num_envs or preset.num_envs,
+        fragment_length=task.fragment_length or preset.fragment_length,
+        **options,
+    )
+
+
+def begin_anew(worker: RolloutWorker, seed: int) -> None:
+    """Makes a worker what it is at the start of a run with this seed."""
+    worker.seed = seed
+    worker.pop_episodes()
+    worker.load_state_dict({"num_sampled": 0})
+
+
+def train(
+    task: Task,
+    method: str,
+    seed: int,
+    backend: Backend,
+    workers: ActorGroup[RolloutWorker],
+    limit_sec: float,
+    overrides: dict[str, Any] | None = None,
+    *,
+    stop_at_goal: bool = False,
+) -> Curve:
+    """Trains once.
+
+    Args:
+        task: What.
+        method: A name of ``PLAN_METHODS``.
+        seed: Of everything random.
+        backend: Where the workers live.
+        workers: Of ``make_workers``.
+        limit_sec: Longest time.
+        overrides: Settings that differ from those of preset and task.
+        stop_at_goal: Whether to end there.
+    """
+    spec = PLAN_METHODS[method]
+    settings = dataclasses.replace(spec.preset(task.env, "tuned").settings, **{**task.settings, **(overrides or {})})
+    probe = make_env(task.env)
+    learner = spec.learner(probe.observation_space, probe.action_space, settings, seed=seed)
+    probe.close()
+    for worker in workers.handles:
+        worker.call(begin_anew, seed).get()
+    weights = WorkerWeights(backend, workers, learner)
+    weights.send_all()
+    recorder = Recorder(task.goal, task.steps, limit_sec, stop_at_goal=stop_at_goal)
+    for update in spec.plan(Parts(backend, workers, learner, weights)):
+        if recorder.add((episode.return_ for episode in update.episodes), learner.num_steps):
+            break
+    return recorder.curve
+
+
+def train_peer(python: str, task: Task, seed: int, limit_sec: float) -> Curve:
+    """Trains Stable-Baselines3's PPO, in an environment of its own."""
+    command = [python, "-m", "benchmarks.impact_peer", "--env", task.env, "--goal", str(task.goal)]
+    command += ["--seed", str(seed), "--limit-sec", str(limit_sec)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Curve(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def read(output: Path, task: str, method: str) -> list[Curve]:
+    """The finished runs of a method in a task."""
+    files = sorted(output.glob(f"{task}_{method.replace(' ', '-')}_*.json"))
+    return [Curve(**json.loads(file.read_text())) for file in files]
+
+
+def row(task: str, method: str, curves: list[Curve]) -> str:
+    """A line of the table: medians, smallest and largest in brackets."""
+
+    def each(values: list[float], digits: int = 0) -> str:
+        if not values:
+            return "-"
+        low, middle, high = min(values), statistics.median(values), max(values)
+        return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+    reached = [curve for curve in curves if curve.goal_steps is not None]
+    cells = [
+        TASKS[task].title,
+        LABELS[method],
+        f"{len(reached)} of {len(curves)}",
+        each([float(curve.goal_steps or 0) for curve in reached]),
+        each([float(curve.goal_seconds or 0) for curve in reached], 1),
+        each([curve.rate for curve in curves]),
+        each([curve.returns[-1] for curve in curves], 1 if abs(TASKS[task].goal) < 50 else 0),
+        f"{statistics.median(curve.load for curve in curves):.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(output: Path, tasks: list[str]) -> str:
+    """All finished runs; of the time and the steps to the goal only those that reached it."""
+    lines = [
+        "| task | method | reached the goal | steps to the goal | seconds to the goal | steps/s | last return | load |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for task in tasks:
+        for method in (*METHODS, PEER):
+            curves = read(output, task, method)
+            if curves:
+                lines.append(row(task, method, curves))
+    return "\n".join(lines)
+
+
+def plot(output: Path, tasks: list[str], file: Path) -> None:
+    """Draws medians over the seeds, and the range from the lowest to the highest seed."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(len(tasks), 2, figsize=(9.0, 2.5 * len(tasks)), squeeze=False, layout="constrained")
+    axis_of: tuple[tuple[str, Callable[[Curve], list[Any]]], ...] = (
+        ("environment steps", lambda curve: curve.steps),
+        ("seconds", lambda curve: curve.seconds),
+    )
+    for line, task in zip(axes, tasks, strict=True):
+        for axis, (label, positions) in zip(line, axis_of, strict=True):
+            for method in (*METHODS, PEER):
+                curves = read(output, task, method)
+                if not curves or (method == PEER and label == "seconds" and task != "cartpole"):
+                    continue
+                # Each seed to its own end; a median only where all of them are.
+                grid = np.linspace(
+                    max(positions(curve)[0] for curve in curves), min(positions(curve)[-1] for curve in curves), 200
+                )
+                values = np.array([np.interp(grid, positions(curve), curve.returns) for curve in curves])
+                axis.fill_between(grid, values.min(0), values.max(0), color=COLORS[method], alpha=0.15, linewidth=0)
+                axis.plot(grid, np.median(values, 0), color=COLORS[method], label=LABELS[method])
+            axis.axhline(TASKS[task].goal, color="#888888", linewidth=0.8, linestyle=":")
+            axis.set_xlabel(label)
+            axis.set_ylabel("return, mean of 100")
+            axis.set_title(TASKS[task].title, fontsize=9)
+            axis.set_xlim(left=0)
+            axis.spines[["top", "right"]].set_visible(False)
+        line[0].legend(frameon=False, fontsize=8)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the curves; finished ones stay")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
+    parser.add_argument("--workers", type=int, default=2, help="rollout workers on Ray; 0: all in this process")
+    parser.add_argument("--limit-sec", type=float, default=90.0, help="time that a run may take")
+    parser.add_argument("--peer-python", help="interpreter that has stable-baselines3: its PPO takes turns on CartPole")
+    parser.add_argument("--peer-seeds", type=int, default=3, help="of so many seeds")
+    parser.add_argument("--plot", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    logging.basicConfig(level=logging.ERROR)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.plot:
+        with LocalBackend() if options.workers == 0 else RayBackend() as backend:
+            for name in options.tasks:
+                workers = make_workers(TASKS[name], backend, options.workers)
+                for seed in options.seeds:
+                    with_peer = (
+                        options.peer_python and name == "cartpole" and seed in options.seeds[: options.peer_seeds]
+                    )
+                    for method in [*options.methods, *([PEER] if with_peer else [])]:
+                        file = options.output / f"{name}_{method.replace(' ', '-')}_{seed}.json"
+                        if file.exists():
+                            continue
+                        task = TASKS[name]
+                        if method == PEER:
+                            curve = train_peer(options.peer_python, task, seed, options.limit_sec)
+                        else:
+                            curve = train(task, method, seed, backend, workers, options.limit_sec)
+                        file.write_text(json.dumps(dataclasses.asdict(curve)))
+                        goal = (
+                            "-"
+                            if curve.goal_steps is None
+                            else f"{curve.goal_steps:,} steps, {curve.goal_seconds:.1f} s"
+                        )
+                        print(f"{name} {method} seed {seed}: goal {goal}; {curve.rate:,.0f} steps/s", flush=True)
+                workers.close()
+    print(table(options.output, options.tasks))
+    plot(options.output, options.tasks, options.output / "curves.png")
+
+
+if __name__ == "__main__":
+    main()
