@@ -110,6 +110,7 @@ class _RayEngine(Engine):
     ) -> Any:
         packed = self._dumps(cls, f"class {getattr(cls, '__name__', cls)}")
         settings: dict[str, Any] = {"max_restarts": options.max_restarts, "max_task_retries": 0}
+        settings["enable_task_events"] = False  # a record of each call: 10 MiB a minute in Ray's server, for no reader
         settings.update(num_cpus=options.num_cpus, num_gpus=options.num_gpus)
         if options.env_vars:
             settings["runtime_env"] = {"env_vars": dict(options.env_vars)}
