@@ -257,7 +257,7 @@ class _StepStatistics:
         self.risk_sum += float(decision.risk.sum())
 
     def summary(self) -> dict[str, float]:
-        if np.isnan(self.risk_sum):
+        if self.steps == 0 or np.isnan(self.risk_sum):  # workers count for themselves; no risk critic is in use
             return {}
         return {
             "safety/recovery_share": self.recovery_steps / self.steps,

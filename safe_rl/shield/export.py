@@ -17,7 +17,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.spaces import space_to_json
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS, get_method
-from safe_rl.runs import VERSIONS, Run, load_run
+from safe_rl.runs import VERSIONS, Run, is_plan, load_run
 from safe_rl.shield.agreement import TOLERANCE, largest_difference
 from safe_rl.shield.bundle import WEIGHTS, PolicyBundle, arrays_to_bytes, may_write, write_bundle
 from safe_rl.shield.graph import DecisionGraph
@@ -71,6 +71,10 @@ def export_run(run: Path | str, output: Path | str, options: ExportOptions | Non
         _require_onnx()
     may_write(output, overwrite=options.overwrite)
     opened = load_run(run)
+    if is_plan(opened.config):
+        raise UserError(
+            f"{opened.path} was trained by {opened.method}, whose policy a bundle cannot hold yet: train recovery-rl"
+        )
     if not issubclass(get_method(opened.method).agent, RecoveryRLAgent):
         able = [name for name, method in METHODS.items() if issubclass(method.agent, RecoveryRLAgent)]
         raise UserError(
