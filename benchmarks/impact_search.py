@@ -43,6 +43,11 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"learning_rate": 6e-3, "anneal_to": 0.5},
         {"normalize_advantages": False},
         {"value_coef": 2.0, "learning_rate": 6e-3},
+        {"gae_lambda": 1.0, "normalize_advantages": False},
+        {"gae_lambda": 1.0, "fragment_length": 8},
+        {"gae_lambda": 1.0, "fragment_length": 16},
+        {"gae_lambda": 1.0, "fragment_length": 16, "normalize_advantages": False},
+        {"gae_lambda": 1.0, "learning_rate": 6e-3, "normalize_advantages": False},
     ],
 }
 

@@ -37,6 +37,8 @@ _METHOD: dict[str, Settings] = {
     "impact": {"num_slots": 4, "max_uses": 8, "num_minibatches": 1},
 }
 _METHOD_AND_ENV: dict[tuple[str, str], Settings] = {
+    ("ppo", "CartPole-v1"): {"num_epochs": 10, "minibatch_size": 256},
+    ("impala", "CartPole-v1"): {"gae_lambda": 1.0, "normalize_advantages": False},
     ("ppo", "Pendulum-v1"): {"num_epochs": 10, "minibatch_size": 256},
     ("impact", "Pendulum-v1"): {"num_minibatches": 4},
 }
