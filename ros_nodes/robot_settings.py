@@ -121,7 +121,7 @@ class EnvSpec:
     """How long a reset waits for sensors that are silent, and for an emergency stop to be released, in s."""
     max_faults: int = 3
     """Episodes in a row that may end by a fault before the run is saved and ended."""
-    watchdog_periods: int = 5
+    watchdog_periods: int = 3
     """Periods between two steps after which the robot is stopped and the episode ends."""
     stop: str = "auto"
     """The stop command: zero; hold, which sends nothing and leaves the robot its last goal; auto: hold for a

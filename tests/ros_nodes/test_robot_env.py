@@ -433,7 +433,7 @@ def test_every_fault_stops_the_robot_and_truncates(harm: Callable[[Rail], None],
 def test_a_learner_that_is_late_finds_the_robot_stopped_and_its_action_is_not_sent() -> None:
     env, rail = started()
     env.step(np.float32([0.5]))
-    rail.sleep(0.51)  # five periods
+    rail.sleep(0.31)  # three periods
     _, _, _, truncated, info = env.step(np.float32([0.9]))
     assert (truncated, info["fault"]) == (True, "learner_late")
     assert [speed for _, speed in rail.sent] == [0.5, 0.0, 0.0]
