@@ -99,3 +99,16 @@ class OffersPlaneMap(Protocol):
     def plane_position(self, obs: npt.NDArray[Any]) -> tuple[float, float]:
         """The robot's point for one observation."""
         ...
+
+
+@runtime_checkable
+class OffersTasks(Protocol):
+    """An environment that is a family of tasks, for meta-learning; what it observes need not tell which it is in."""
+
+    def sample_task(self, rng: np.random.Generator) -> Any:
+        """Returns a task of the family, drawn with ``rng`` alone."""
+        ...
+
+    def set_task(self, task: Any) -> None:
+        """Sets the task of the next step on."""
+        ...

@@ -62,9 +62,9 @@ def test_the_launchers_example_fits_rays_schema():
     yaml = pytest.importorskip("yaml")
     pytest.importorskip("jsonschema")
     config = yaml.safe_load((ROOT / "examples/cluster.yaml").read_text(encoding="utf-8"))
-    util.validate_config(config)
-    prepared = util.prepare_config(config)
+    prepared = util.prepare_config(config)  # as `ray up` does
+    util.validate_config(prepared)
     (nodes,) = [kind for name, kind in prepared["available_node_types"].items() if kind.get("min_workers")]
     assert nodes["min_workers"] == len(config["provider"]["worker_ips"])
     with pytest.raises(Exception, match="cluster_nam"):
-        util.validate_config({**config, "cluster_nam": "a word that the schema does not know"})
+        util.validate_config({**prepared, "cluster_nam": "a word that the schema does not know"})
