@@ -8,7 +8,7 @@ Each training runs in this process, without Ray, for so many environment steps w
 * ``recovery-impact``: as ``safe-rl train recovery-impact`` trains it, with its own pretraining.
 * ``impact``: plain IMPACT. In these domains the reward is always negative, so crashing at once pays.
 * ``no switch``: Recovery IMPACT without risk and recovery. Like it, the value function looks past a crash.
-* ``penalty``: plain IMPACT that loses 10,000 of reward at a violation. (The 1,000 and 3,000 of the paper's reward penalty
+* ``penalty``: plain IMPACT that loses 10,000 of reward at a violation. (The 1,000 and 3,000 of the paper's penalty
   are too little for a discount of 0.99: never arriving costs 50 a step, 5,000 in all, so crashing would pay.)
 """
 
@@ -30,6 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import gymnasium as gym
 
 from safe_rl.data.collect import CollectConfig, collect
+from safe_rl.envs.plugins import register_plugins
 from safe_rl.plans.config import OfflinePlanRunConfig
 from safe_rl.plans.methods import PLAN_METHODS
 from safe_rl.plans.train import train_plan
@@ -45,6 +46,7 @@ class Penalty(gym.Wrapper[Any, Any, Any, Any]):
     """Takes reward away where the constraint is violated."""
 
     def __init__(self, domain: str) -> None:
+        register_plugins()
         super().__init__(gym.make(f"safe_rl/{domain}-v0"))
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
