@@ -60,7 +60,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
-    task = dataclasses.replace(TASKS["cartpole"], steps=options.steps)
+    task = dataclasses.replace(TASKS["cartpole"], steps=options.steps, impala_steps=options.steps)
     print("| method | differs from the preset in | steps to the goal, each seed | median |\n|---|---|---|---|")
     with LocalBackend() as backend:
         workers = make_workers(task, backend, 0)
