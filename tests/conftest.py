@@ -6,10 +6,15 @@ import os
 import signal
 import sys
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; the tests run side by side
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# How long an example takes says how busy the machine is; a test that hangs meets its time-out.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 EXTRAS = ("pybullet", "pybullet_data", "cv2", "ray", "rclpy", "onnx", "onnxruntime")
 
