@@ -96,6 +96,7 @@ def meta_train(
     episodes_per_task: int = 20,
     fragment_length: int = 21,
     seed: int = 0,
+    threads: int = 1,
     progress: Callable[[int, dict[str, float]], None] | None = None,
 ) -> MAMLLearner:
     """Meta-trains for a number of outer steps.
@@ -112,12 +113,14 @@ def meta_train(
         episodes_per_task: Environments of each, stepped together.
         fragment_length: Steps of an episode, and one for its reset.
         seed: Of everything random.
+        threads: CPU threads of the learner.
         progress: Told of each step and its metrics.
 
     Raises:
         UserError: The environment cannot be made, or has no tasks.
         FlowError: A stage failed.
     """
+    torch.set_num_threads(threads)
     probe = make_env(env)
     learner = MAMLLearner(probe.observation_space, probe.action_space, config, seed=seed)
     probe.close()

@@ -1,4 +1,4 @@
-"""The page that writes algorithms as plans, run as it stands, and the table of the plans' lines."""
+"""The pages that show plans, run as they stand, and the table of the plans' lines."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the page's Python blocks under their titles."""
+    """A folder with the pages' Python blocks under their titles."""
     folder = tmp_path_factory.mktemp("own_plan")
-    page = (ROOT / "docs/how-to/own_plan.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how-to/own_plan.md").read_text(encoding="utf-8") + PAGE.read_text(encoding="utf-8")
     for name, code in re.findall(r'^```python title="(\w+\.py)"\n(.*?)^```', page, re.M | re.S):
         (folder / name).write_text(code)
     return folder
@@ -46,6 +46,19 @@ def test_the_worker_of_ones_own_learns(programs: Path) -> None:
     means = [int(word) for word in run(programs, "cross_entropy.py").rpartition(":")[2].split()]
     assert len(means) == 10
     assert means[0] < 100 < 250 < means[-1]
+
+
+def test_the_adaptation_of_the_page_learns(programs: Path) -> None:
+    rows = [[float(word) for word in line.split()[1::2]] for line in run(programs, "adapt.py").splitlines()]
+    assert len(rows) == 4
+    before, after = rows[-1]
+    assert after > before + 8
+
+
+def test_the_team_of_the_page_learns(programs: Path) -> None:
+    found = re.findall(r"(\w+): (-[\d.]+) at first, (-[\d.]+) in the end", run(programs, "team.py"))
+    assert [agent for agent, _, _ in found] == ["leader", "follower"]
+    assert all(float(first) < -3 and float(last) > -2.5 for _, first, last in found)
 
 
 PLANS = find_plans()
