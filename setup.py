@@ -54,9 +54,6 @@ ROS = [
     )
 ] + BAGS
 
-# Builds the package as a workspace does, in a test. A robot has colcon from its own packages.
-COLCON = ["colcon-core>=0.18", "colcon-ros>=0.5", "colcon-library-path>=0.2", "colcon-recursive-crawl>=0.2"]
-
 ONNX = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
 
 DEV = [
@@ -116,7 +113,6 @@ setup(
         "ray": RAY,
         "bags": BAGS,
         "ros": ROS,
-        "colcon": COLCON,
         "onnx": ONNX,
         "bench": BENCH,
         "docs": DOCS,
