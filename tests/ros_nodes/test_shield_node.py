@@ -407,7 +407,8 @@ def test_a_killed_shield_falls_silent_and_comes_back(
     """Nothing reaches the robot meanwhile: the base must stop by its own time-out."""
     robot = start("/respawned", write_parameters(folder, bundle), starter=True)
     make_sound(robot, known.task_obs)
-    children = Path(f"/proc/{robot.process.pid}/task/{robot.process.pid}/children").read_text().split()
+    threads = Path(f"/proc/{robot.process.pid}/task").glob("*/children")  # each keeps a node
+    children = [child for thread in threads for child in thread.read_text().split()]
     robot.speaking = False  # lest it drives as soon as it is back
     os.kill(int(children[0]), signal.SIGKILL)
     robot.wait(lambda: "restart 1 of 5" in robot.output, "the restart")
