@@ -12,14 +12,15 @@ from safe_rl.normalization import NormalizeObs
 Precision = Literal["float32", "bfloat16"]
 
 
-def _require(condition: bool, section: str, name: str, value: object, need: str) -> None:
+def require(condition: bool, section: str, name: str, value: object, need: str) -> None:
+    """Raises ``UserError`` with the flag, its value and what it must be, unless ``condition`` holds."""
     if not condition:
         flag = f"{section}.{name}" if section else name
         raise UserError(f"--{flag.replace('_', '-')} is {value}: it must be {need}")
 
 
 def _require_widths(section: str, sizes: tuple[int, ...]) -> None:
-    _require(all(size > 0 for size in sizes), section, "hidden_sizes", sizes, "positive widths")
+    require(all(size > 0 for size in sizes), section, "hidden_sizes", sizes, "positive widths")
 
 
 @dataclass
@@ -45,14 +46,12 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         """Validates the values."""
-        _require(self.learning_rate > 0, "sac", "learning_rate", self.learning_rate, "positive")
-        _require(0 <= self.gamma <= 1, "sac", "gamma", self.gamma, "between 0 and 1")
-        _require(0 < self.tau <= 1, "sac", "tau", self.tau, "above 0 and at most 1")
-        _require(self.alpha >= 0, "sac", "alpha", self.alpha, "at least 0")
-        _require(
-            self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto"
-        )
-        _require(self.reward_scale > 0, "sac", "reward_scale", self.reward_scale, "positive")
+        require(self.learning_rate > 0, "sac", "learning_rate", self.learning_rate, "positive")
+        require(0 <= self.gamma <= 1, "sac", "gamma", self.gamma, "between 0 and 1")
+        require(0 < self.tau <= 1, "sac", "tau", self.tau, "above 0 and at most 1")
+        require(self.alpha >= 0, "sac", "alpha", self.alpha, "at least 0")
+        require(self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto")
+        require(self.reward_scale > 0, "sac", "reward_scale", self.reward_scale, "positive")
         _require_widths("sac", self.hidden_sizes)
 
 
@@ -89,15 +88,15 @@ class RiskConfig:
 
     def __post_init__(self) -> None:
         """Validates the values."""
-        _require(0 <= self.gamma_risk < 1, "risk", "gamma_risk", self.gamma_risk, "at least 0 and below 1")
-        _require(0 <= self.eps_risk <= 1, "risk", "eps_risk", self.eps_risk, "between 0 and 1")
-        _require(0 < self.tau <= 1, "risk", "tau", self.tau, "above 0 and at most 1")
-        _require(self.learning_rate > 0, "risk", "learning_rate", self.learning_rate, "positive")
-        _require(self.num_critics >= 1, "risk", "num_critics", self.num_critics, "at least 1")
+        require(0 <= self.gamma_risk < 1, "risk", "gamma_risk", self.gamma_risk, "at least 0 and below 1")
+        require(0 <= self.eps_risk <= 1, "risk", "eps_risk", self.eps_risk, "between 0 and 1")
+        require(0 < self.tau <= 1, "risk", "tau", self.tau, "above 0 and at most 1")
+        require(self.learning_rate > 0, "risk", "learning_rate", self.learning_rate, "positive")
+        require(self.num_critics >= 1, "risk", "num_critics", self.num_critics, "at least 1")
         _require_widths("risk", self.hidden_sizes)
         fraction = self.positive_fraction
-        _require(fraction is None or 0 < fraction < 1, "risk", "positive_fraction", fraction, "between 0 and 1")
-        _require(self.pretrain_steps >= 0, "risk", "pretrain_steps", self.pretrain_steps, "at least 0")
+        require(fraction is None or 0 < fraction < 1, "risk", "positive_fraction", fraction, "between 0 and 1")
+        require(self.pretrain_steps >= 0, "risk", "pretrain_steps", self.pretrain_steps, "at least 0")
 
 
 @dataclass
@@ -119,10 +118,10 @@ class RecoveryConfig:
 
     def __post_init__(self) -> None:
         """Validates the values."""
-        _require(self.learning_rate > 0, "recovery", "learning_rate", self.learning_rate, "positive")
+        require(self.learning_rate > 0, "recovery", "learning_rate", self.learning_rate, "positive")
         _require_widths("recovery", self.hidden_sizes)
-        _require(self.num_samples >= 1, "recovery", "num_samples", self.num_samples, "at least 1")
-        _require(self.num_backup_samples >= 1, "recovery", "num_backup_samples", self.num_backup_samples, "at least 1")
+        require(self.num_samples >= 1, "recovery", "num_samples", self.num_samples, "at least 1")
+        require(self.num_backup_samples >= 1, "recovery", "num_backup_samples", self.num_backup_samples, "at least 1")
 
 
 @dataclass
@@ -146,10 +145,10 @@ class AgentConfig:
 
     def __post_init__(self) -> None:
         """Validates the values."""
-        _require(self.batch_size >= 1, "", "batch_size", self.batch_size, "at least 1")
-        _require(self.replay_capacity >= 1, "", "replay_capacity", self.replay_capacity, "at least 1")
-        _require(self.start_steps >= 0, "", "start_steps", self.start_steps, "at least 0")
-        _require(self.update_after >= 0, "", "update_after", self.update_after, "at least 0")
+        require(self.batch_size >= 1, "", "batch_size", self.batch_size, "at least 1")
+        require(self.replay_capacity >= 1, "", "replay_capacity", self.replay_capacity, "at least 1")
+        require(self.start_steps >= 0, "", "start_steps", self.start_steps, "at least 0")
+        require(self.update_after >= 0, "", "update_after", self.update_after, "at least 0")
 
 
 @dataclass
@@ -179,8 +178,8 @@ class RecoveryRLConfig(AgentConfig):
         """Validates the values."""
         super().__post_init__()
         steps = self.task_pretrain_steps
-        _require(steps >= 0, "", "task_pretrain_steps", steps, "at least 0")
-        _require(steps == 0 or self.demonstrations, "", "task_pretrain_steps", steps, "0 without --demonstrations")
+        require(steps >= 0, "", "task_pretrain_steps", steps, "at least 0")
+        require(steps == 0 or self.demonstrations, "", "task_pretrain_steps", steps, "0 without --demonstrations")
 
 
 @dataclass
@@ -231,17 +230,17 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Validates the values."""
         validate_session(self.seed, self.threads, resume=self.resume, overwrite=self.overwrite)
-        _require(self.episodes >= 1, "", "episodes", self.episodes, "at least 1")
-        _require(self.num_envs >= 1, "", "num_envs", self.num_envs, "at least 1")
-        _require(self.workers >= 0, "", "workers", self.workers, "at least 0")
-        _require(self.address is None or self.workers > 0, "", "address", self.address, "left out with --workers 0")
-        _require(self.updates_per_step >= 0, "", "updates_per_step", self.updates_per_step, "at least 0")
-        _require(self.eval_every >= 0, "", "eval_every", self.eval_every, "at least 0")
-        _require(self.eval_episodes >= 1, "", "eval_episodes", self.eval_episodes, "at least 1")
-        _require(self.checkpoint_every >= 1, "", "checkpoint_every", self.checkpoint_every, "at least 1")
-        _require(self.log_every >= 1, "", "log_every", self.log_every, "at least 1")
+        require(self.episodes >= 1, "", "episodes", self.episodes, "at least 1")
+        require(self.num_envs >= 1, "", "num_envs", self.num_envs, "at least 1")
+        require(self.workers >= 0, "", "workers", self.workers, "at least 0")
+        require(self.address is None or self.workers > 0, "", "address", self.address, "left out with --workers 0")
+        require(self.updates_per_step >= 0, "", "updates_per_step", self.updates_per_step, "at least 0")
+        require(self.eval_every >= 0, "", "eval_every", self.eval_every, "at least 0")
+        require(self.eval_episodes >= 1, "", "eval_episodes", self.eval_episodes, "at least 1")
+        require(self.checkpoint_every >= 1, "", "checkpoint_every", self.checkpoint_every, "at least 1")
+        require(self.log_every >= 1, "", "log_every", self.log_every, "at least 1")
         rate = self.stop_at_success_rate
-        _require(rate is None or 0 < rate <= 1, "", "stop_at_success_rate", rate, "above 0 and at most 1")
+        require(rate is None or 0 < rate <= 1, "", "stop_at_success_rate", rate, "above 0 and at most 1")
 
 
 def validate_session(seed: int, threads: int, *, resume: bool, overwrite: bool) -> None:
@@ -250,6 +249,6 @@ def validate_session(seed: int, threads: int, *, resume: bool, overwrite: bool) 
     Raises:
         UserError: A value is out of range, or both ``resume`` and ``overwrite`` are asked for.
     """
-    _require(seed >= 0, "", "seed", seed, "at least 0")
-    _require(threads >= 1, "", "threads", threads, "at least 1")
-    _require(not (resume and overwrite), "", "overwrite", overwrite, "off when --resume is given")
+    require(seed >= 0, "", "seed", seed, "at least 0")
+    require(threads >= 1, "", "threads", threads, "at least 1")
+    require(not (resume and overwrite), "", "overwrite", overwrite, "off when --resume is given")

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.prioritized_replay import PrioritizedReplay, QBatch, n_step_rows
-from safe_rl.config import _require as require
+from safe_rl.config import require
 from safe_rl.envs.spaces import flat_dim
 from safe_rl.errors import UserError
 from safe_rl.nets.mlp import StackedMLP

@@ -18,7 +18,7 @@ from safe_rl.algorithms.fragment import Fragment, fragment_columns
 from safe_rl.algorithms.on_policy_learner import Bools, Floats, Metrics, OnPolicyConfig, OnPolicyLearner
 from safe_rl.algorithms.ppo import clipped_weights
 from safe_rl.algorithms.returns import vtrace
-from safe_rl.config import _require as require
+from safe_rl.config import require
 
 
 @dataclass

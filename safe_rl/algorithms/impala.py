@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from safe_rl.algorithms.fragment import Fragment, concat_fragments
 from safe_rl.algorithms.on_policy_learner import Metrics, OnPolicyConfig, OnPolicyLearner, as_tensor
 from safe_rl.algorithms.returns import vtrace
-from safe_rl.config import _require as require
+from safe_rl.config import require
 
 
 @dataclass

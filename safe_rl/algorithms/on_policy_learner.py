@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safe_rl.algorithms.actor_critic import ActorCritic, Evaluation
 from safe_rl.algorithms.fragment import Fragment
-from safe_rl.config import _require as require
+from safe_rl.config import require
 from safe_rl.nets.optim import FlatAdam
 
 Metrics = dict[str, float]

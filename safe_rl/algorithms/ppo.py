@@ -14,7 +14,7 @@ from torch import Tensor
 from safe_rl.algorithms.fragment import Fragment, concat_fragments
 from safe_rl.algorithms.on_policy_learner import Floats, Metrics, OnPolicyConfig, OnPolicyLearner
 from safe_rl.algorithms.returns import gae
-from safe_rl.config import _require as require
+from safe_rl.config import require
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from safe_rl.algorithms.actor_critic import NumpyPolicy
 from safe_rl.algorithms.fragment import EpisodeSummary, Fragment
-from safe_rl.config import _require as require
+from safe_rl.config import require
 from safe_rl.envs.batched import BatchedEnv, BatchedStep, make_batched_env
 from safe_rl.errors import UserError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from safe_rl.config import _require, validate_session
+from safe_rl.config import require, validate_session
 
 
 @dataclass
@@ -46,14 +46,14 @@ class PlanRunConfig:
     def __post_init__(self) -> None:
         """Validates the values."""
         validate_session(self.seed, self.threads, resume=self.resume, overwrite=self.overwrite)
-        _require(self.workers >= 0, "", "workers", self.workers, "at least 0")
+        require(self.workers >= 0, "", "workers", self.workers, "at least 0")
         for name in ("envs_per_worker", "fragment_length"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, "", name, value, "at least 1")
-        _require(self.steps >= 1, "", "steps", self.steps, "at least 1")
-        _require(self.log_every_sec > 0, "", "log_every_sec", self.log_every_sec, "positive")
-        _require(self.checkpoint_every_sec > 0, "", "checkpoint_every_sec", self.checkpoint_every_sec, "positive")
-        _require(self.address is None or self.workers > 0, "", "address", self.address, "left out with --workers 0")
+            require(value is None or value >= 1, "", name, value, "at least 1")
+        require(self.steps >= 1, "", "steps", self.steps, "at least 1")
+        require(self.log_every_sec > 0, "", "log_every_sec", self.log_every_sec, "positive")
+        require(self.checkpoint_every_sec > 0, "", "checkpoint_every_sec", self.checkpoint_every_sec, "positive")
+        require(self.address is None or self.workers > 0, "", "address", self.address, "left out with --workers 0")
 
 
 @dataclass
