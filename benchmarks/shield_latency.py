@@ -53,7 +53,7 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from geometry_msgs.msg import TwistStamped
 from ros_nodes.messages import message_class
-from ros_nodes.shield_node import COMMAND_QOS, SENSOR_QOS
+from ros_nodes.qos import COMMAND_QOS, SENSOR_QOS
 rclpy.init()
 node = rclpy.create_node("echo")
 publisher = node.create_publisher(TwistStamped, "cmd_vel", COMMAND_QOS)

@@ -19,19 +19,16 @@ from typing import Any, Literal
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 
 from ros_nodes.constraints import Constraint, ConstraintMonitor, ConstraintState, Status, verdict
 from ros_nodes.managed_node import ManagedNode
 from ros_nodes.messages import message_class, stamp_sec
 from ros_nodes.parameters import bounded, nested, read
+from ros_nodes.qos import LATCHED_QOS, SENSOR_QOS
 from ros_nodes.runtime import run
 from ros_nodes.sources import Arrival, Now
 
-SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST)
-"""Receives from reliable and from best-effort publishers."""
-LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LEVELS = {
     Status.SAFE: DiagnosticStatus.OK,
     Status.VIOLATED: DiagnosticStatus.ERROR,

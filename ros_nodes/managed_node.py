@@ -7,7 +7,8 @@ from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
-from ros_nodes.parameters import declare, read
+from ros_nodes.mapping import MappingSpec
+from ros_nodes.parameters import declare, nested, read
 from safe_rl.errors import UserError
 
 
@@ -42,6 +43,20 @@ class ManagedNode(LifecycleNode):
         self._starting_itself = False
         self.trigger_activate()
 
+    def mapping(self) -> MappingSpec:
+        """The mapping that the node's parameters hold.
+
+        Raises:
+            UserError: They hold none, or one that cannot be.
+        """
+        content = nested(self)
+        if "observation" not in content:
+            name = self.get_fully_qualified_name()
+            raise UserError(
+                f"no parameter observation.sources: does the parameter file name {name}, or any node by /**?"
+            )
+        return MappingSpec.from_dict(content)
+
     def say_why_silent(self, topic: str, kind: str) -> None:
         """Logs, once, that nobody publishes a topic, or that it carries another type than ``kind``."""
         name = self.resolve_topic_name(topic)
@@ -49,10 +64,13 @@ class ManagedNode(LifecycleNode):
         if kind in types:
             return
         found = f"carries {', '.join(sorted(types))}" if types else "has no publisher"
-        text = f"{name} {found}: {kind} is wanted"
+        self.say_once(f"{name} {found}: {kind} is wanted")
+
+    def say_once(self, text: str) -> None:
+        """Logs a warning that was not logged since the node was activated."""
         if text not in self._said:
-            self.get_logger().warning(text)
             self._said.add(text)
+            self.get_logger().warning(text)
 
     # ----------------------------------------------------- what subclasses say
 

@@ -27,13 +27,13 @@ from std_msgs.msg import Int32
 from std_srvs.srv import Trigger
 
 from ros_nodes.managed_node import ManagedNode
-from ros_nodes.mapping import MappingSpec
 from ros_nodes.message_text import definition, header_stamp_ns
 from ros_nodes.messages import message_class
-from ros_nodes.parameters import bounded, nested, read
+from ros_nodes.parameters import bounded, read
+from ros_nodes.qos import LATCHED_QOS
 from ros_nodes.recorded_topics import MARK_TOPIC, MARK_TYPE, RecordedTopic, recorded_topics
 from ros_nodes.recording import Compression, RecordingThread, RecordingWriter
-from ros_nodes.recording_qos import LATCHED_QOS, loss_callbacks, offered_qos, serves, subscription_qos
+from ros_nodes.recording_qos import loss_callbacks, offered_qos, serves, subscription_qos
 from ros_nodes.runtime import run
 from safe_rl.errors import UserError
 
@@ -92,14 +92,8 @@ class RecorderNode(ManagedNode):
             raise UserError("parameter output is empty: name the folder of the recording, such as data/run1")
         if settings.queue_depth < 1:
             raise UserError(f"parameter queue_depth is {settings.queue_depth}: it must be at least 1")
-        content = nested(self)
-        if "observation" not in content:
-            name = self.get_fully_qualified_name()
-            raise UserError(
-                f"no parameter observation.sources: does the parameter file name {name}, or any node by /**?"
-            )
         self._wanted = recorded_topics(
-            MappingSpec.from_dict(content),
+            self.mapping(),
             settings.command_topic,
             settings.shield_state_topic,
             settings.mark_topics,
@@ -118,7 +112,6 @@ class RecorderNode(ManagedNode):
         self._lost: Counter[str] = Counter()
         self._subscriptions_: dict[str, Any] = {}
         self._refused: dict[str, str] = {}
-        self._said: set[str] = set()
         self._episode = self._looks = 0
         self._began_sec = time.monotonic()
         self._last_report = (self._began_sec, 0, 0)
@@ -189,7 +182,7 @@ class RecorderNode(ManagedNode):
                 if kind not in kinds or not wanted.type:
                     self._refuse(wanted, f"{found}: {wanted.named_by} wants {wanted.type or 'one type'}")
                     continue
-                self._warn(f"{wanted.topic} {found}: only {kind} is recorded")
+                self.say_once(f"{wanted.topic} {found}: only {kind} is recorded")
             try:
                 self._subscribe(wanted, kind, publishers)
             except UserError as error:
@@ -216,13 +209,7 @@ class RecorderNode(ManagedNode):
 
     def _refuse(self, wanted: RecordedTopic, reason: str) -> None:
         self._refused[wanted.topic] = reason
-        self._warn(f"{wanted.topic} is not recorded: it {reason}")
-
-    def _warn(self, text: str) -> None:
-        """Warns, once."""
-        if text not in self._said:
-            self._said.add(text)
-            self.get_logger().warning(text)
+        self.say_once(f"{wanted.topic} is not recorded: it {reason}")
 
     def _on_message(self, topic: str, stamped: bool, data: bytes) -> None:
         received_ns = time.time_ns()
@@ -263,7 +250,7 @@ class RecorderNode(ManagedNode):
         if self.is_active and time.monotonic() - self._active_sec > PATIENCE_SEC:
             for wanted in self._wanted:
                 if wanted.needed and wanted.topic not in self._subscriptions_ and wanted.topic not in self._refused:
-                    self._warn(f"{wanted.topic} has no publisher: {wanted.named_by} wants {wanted.type or 'it'}")
+                    self.say_once(f"{wanted.topic} has no publisher: {wanted.named_by} wants {wanted.type or 'it'}")
         self._publish_state(fault)
         if fault:
             raise UserError(f"recording stopped: {fault}; what was recorded until now is kept")

@@ -8,8 +8,6 @@ from typing import Any
 import yaml
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
 
 def subscription_qos(publishers: Sequence[Any], depth: int) -> QoSProfile:
     """Reliable, and with the messages from before, only where every publisher offers it: else none would come.

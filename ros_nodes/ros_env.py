@@ -24,11 +24,12 @@ from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Empty, Trigger
 
 from ros_nodes.messages import command_message, message_class, stamp_sec
+from ros_nodes.qos import COMMAND_QOS
 from ros_nodes.readers import SourceError, read_message, require_opencv
 from ros_nodes.robot_env import RobotEnv
 from ros_nodes.robot_inputs import Inputs, Label, reading_shape
@@ -40,7 +41,6 @@ from safe_rl.errors import EnvironmentFault, UserError
 NAME = "robot_env"
 LABEL_DEPTH = 100
 """Messages of a label that wait for the end of the learner's update: none may be lost."""
-COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 ACKNOWLEDGED_WITHIN_SEC = 0.5
 DRY_RUN = "?dry_run"
 

@@ -23,25 +23,20 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker
 
 from ros_nodes.control import Command, ControlLoop
 from ros_nodes.managed_node import ManagedNode
-from ros_nodes.mapping import MappingSpec
 from ros_nodes.markers import risk_marker
 from ros_nodes.messages import command_message, command_source, message_class, stamp_sec, state_message
-from ros_nodes.parameters import ShieldParameters, nested, read
+from ros_nodes.parameters import ShieldParameters, read
+from ros_nodes.qos import COMMAND_QOS, LATCHED_QOS, SENSOR_QOS
 from ros_nodes.runtime import run
 from ros_nodes.sources import Arrival, Now, Source
 from safe_rl.errors import UserError
 from safe_rl.shield import Mode, Shield
 
-SENSOR_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT, history=HistoryPolicy.KEEP_LAST)
-"""Receives from reliable and from best-effort publishers."""
-COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
-LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 MAX_EARLY_TURNS = 10
 """Decisions on arrivals between two turns of the timer: a flood of messages is not followed."""
 REPORT_EVERY_SEC = 1.0
@@ -65,13 +60,7 @@ class ShieldNode(ManagedNode):
         """Opens the bundle, checks the mapping against it, makes subscriptions and publishers."""
         parameters = read(self, ShieldParameters)
         self._settings = parameters
-        content = nested(self)
-        if "observation" not in content:
-            name = self.get_fully_qualified_name()
-            raise UserError(
-                f"no parameter observation.sources: does the parameter file name {name}, or any node by /**?"
-            )
-        mapping = MappingSpec.from_dict(content)
+        mapping = self.mapping()
         shield = Shield.load(parameters.bundle, engine=parameters.engine, black_box=parameters.black_box or None)
         self._apply_eps_risk(shield, parameters.eps_risk)
         named, act_dim = len(mapping.action.fields), len(shield.bundle.spec.limits.low)

@@ -21,7 +21,6 @@ from builtin_interfaces.msg import Time
 from nav_msgs.msg import Odometry
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMessage
 from std_msgs.msg import Bool, Int32
 from std_srvs.srv import Trigger
@@ -30,13 +29,13 @@ from ros_nodes.mapping import MappingSpec
 from ros_nodes.messages import message_class
 from ros_nodes.observation_messages import ObservationMessages
 from ros_nodes.parameters import bounded, declare, nested, read
+from ros_nodes.qos import LATCHED_QOS
 from ros_nodes.readers import SourceError, read_action
 from ros_nodes.runtime import run
 from ros_nodes.sim_robot import Link, Moment, SimRobot, default_mapping
 from safe_rl.envs.factory import make_env
 from safe_rl.errors import UserError
 
-LATCHED_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POLL_SEC = 0.002
 """How often delayed messages are looked after."""
 WARN_EVERY_SEC = 5.0
