@@ -1,12 +1,12 @@
-"""How fast do IMPACT, PPO and IMPALA learn CartPole, on the same parts, and how does Stable-Baselines3's PPO?
+"""How fast do IMPACT, PPO and IMPALA learn CartPole, by the plans of `safe-rl train`?
 
     python -m benchmarks.impact_speed --workers 2            # rollout workers on Ray
     python -m benchmarks.impact_speed --workers 0            # all in one process, without Ray
-    python -m benchmarks.impact_speed --methods sb3          # where Stable-Baselines3 is installed
 
 A run ends when the mean return of the last 100 training episodes reaches the goal, or after ``--limit-sec``. The clock
 starts when all workers are there and have weights: Ray's own start is not counted. Networks are 64-64 tanh throughout.
-The figures and their conditions are in ``docs/methods/impact.md``.
+The figures and their conditions are in ``docs/methods/impact.md``; beside a peer and in other tasks:
+``benchmarks.impact_compare``.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ import os
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -27,18 +25,14 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from safe_rl.algorithms.circular_buffer import CircularBuffer
-from safe_rl.algorithms.fragment import Fragment
-from safe_rl.algorithms.impact import ImpactBatch, IMPACTConfig, IMPACTLearner
-from safe_rl.algorithms.impala import IMPALAConfig, IMPALALearner
-from safe_rl.algorithms.on_policy_learner import OnPolicyLearner
-from safe_rl.algorithms.on_policy_presets import OnPolicyPreset, on_policy_preset
-from safe_rl.algorithms.ppo import PPOConfig, PPOLearner
 from safe_rl.envs.batched import make_batched_env
-from safe_rl.flow import NOT_READY, ActorGroup, Backend, LocalBackend, LocalIterator, RayBackend, concurrently
+from safe_rl.flow import Backend, LocalBackend, RayBackend
+from safe_rl.flow.operators import WorkerWeights
 from safe_rl.flow.rollout_worker import RolloutWorker
+from safe_rl.plans.methods import PLAN_METHODS
+from safe_rl.plans.parts import Parts
 
-OURS = ("impact", "ppo", "impala")
+METHODS = ("impact", "ppo", "impala")
 
 
 @dataclass
@@ -83,71 +77,13 @@ class Watch:
         return Result(steps, seconds, cpu, self.reached, self.mean, notes)
 
 
-class Broadcast:
-    """Puts the learner's weights once a version, for whoever hands in work."""
-
-    def __init__(self, backend: Backend, learner: OnPolicyLearner[Any]) -> None:
-        self.backend, self.learner = backend, learner
-        self._version = -1
-        self._ref: Any = None
-
-    def arguments(self) -> tuple[Any, int]:
-        """Of ``RolloutWorker.set_weights``."""
-        if self._version != self.learner.version:
-            self._version, self._ref = self.learner.version, self.backend.put(self.learner.weights())
-        return self._ref, self._version
-
-
-def impact_plan(
-    workers: ActorGroup[RolloutWorker], learner: IMPACTLearner, broadcast: Broadcast, uses_a_turn: int
-) -> tuple[LocalIterator[Any], Callable[[], str]]:
-    """Asynchronous workers fill the circular buffer, the learner passes over it."""
-    config = learner.config
-    buffer: CircularBuffer[ImpactBatch] = CircularBuffer(config.num_slots, config.max_uses)
-
-    def store(pair: tuple[Fragment, Any]) -> Fragment:
-        fragment, worker = pair
-        buffer.add(learner.prepare(fragment))
-        worker.call(RolloutWorker.set_weights, *broadcast.arguments())
-        return fragment
-
-    def use() -> Iterator[Any]:
-        while True:
-            batch = buffer.next()
-            yield NOT_READY if batch is None else learner.learn(batch)
-
-    rollouts = workers.iterate(RolloutWorker.sample).zip_with_source_actor().gather_async(num_async=2).for_each(store)
-    plan = concurrently(rollouts, LocalIterator.of(use()), mode="async", weights=[1, uses_a_turn], output_indexes=[0])
-    return plan, lambda: f"{buffer.num_uses / max(buffer.num_added, 1):.1f} uses, {buffer.num_dropped} dropped"
-
-
-def impala_plan(workers: ActorGroup[RolloutWorker], learner: IMPALALearner, broadcast: Broadcast) -> LocalIterator[Any]:
-    """Asynchronous workers; each fragment is learned from once."""
-
-    def learn(pair: tuple[Fragment, Any]) -> Fragment:
-        fragment, worker = pair
-        learner.learn([fragment])
-        worker.call(RolloutWorker.set_weights, *broadcast.arguments())
-        return fragment
-
-    return workers.iterate(RolloutWorker.sample).zip_with_source_actor().gather_async(num_async=2).for_each(learn)
-
-
-def ppo_plan(workers: ActorGroup[RolloutWorker], learner: PPOLearner, broadcast: Broadcast) -> LocalIterator[Any]:
-    """Rounds: all workers sample with the newest weights, then the learner learns."""
-
-    def learn(fragments: list[Fragment]) -> list[Fragment]:
-        learner.learn(fragments)
-        workers.broadcast(RolloutWorker.set_weights, *broadcast.arguments())
-        return fragments
-
-    return workers.iterate(RolloutWorker.sample).batch_across_shards().for_each(learn)
-
-
 def run(method: str, args: argparse.Namespace, seed: int, backend: Backend) -> Result:
-    """Trains one of our methods once."""
-    preset = on_policy_preset(method, args.env)
-    learner = make_learner(method, args.env, preset, seed)
+    """Trains once."""
+    spec = PLAN_METHODS[method]
+    preset = spec.preset(args.env, "tuned")
+    probe = make_batched_env(args.env, 1)
+    learner = spec.learner(probe.observation_space, probe.action_space, preset.settings, seed=seed)
+    probe.close()
     workers = backend.actors(
         RolloutWorker,
         args.workers,
@@ -155,67 +91,24 @@ def run(method: str, args: argparse.Namespace, seed: int, backend: Backend) -> R
         num_envs=preset.num_envs,
         fragment_length=preset.fragment_length,
         seed=seed,
+        **spec.worker_arguments(preset.settings, max(1, args.workers)),
     )
-    broadcast = Broadcast(backend, learner)
+    weights = WorkerWeights(backend, workers, learner)
     for worker in workers.handles:
-        worker.call(RolloutWorker.set_weights, *broadcast.arguments()).get()
-    notes: Callable[[], str] = str
-    if isinstance(learner, IMPACTLearner):
-        plan, notes = impact_plan(workers, learner, broadcast, args.uses_a_turn)
-    elif isinstance(learner, PPOLearner):
-        plan = ppo_plan(workers, learner, broadcast)
-    else:
-        plan = impala_plan(workers, learner, broadcast)
-    watch = Watch(args.goal, args.limit_sec)
-    for item in plan:
-        for fragment in item if isinstance(item, list) else [item]:
-            watch.returns.extend(episode.return_ for episode in fragment.episodes)
+        weights.send(worker)
+        worker.call(RolloutWorker.state_dict).get()  # after the weights
+    watch, metrics = Watch(args.goal, args.limit_sec), dict[str, float]()
+    for update in spec.plan(Parts(backend, workers, learner, weights)):
+        watch.returns.extend(episode.return_ for episode in update.episodes)
+        metrics.update(update.metrics)
         if watch.over:
             break
-    result = watch.result(learner.num_steps, notes())
+    notes = ""
+    if "buffer/drops" in metrics:
+        notes = f"{metrics['buffer/uses_per_batch']:.1f} uses, {metrics['buffer/drops']:.0f} dropped"
+    result = watch.result(learner.num_steps, notes)
     workers.close()
     return result
-
-
-def make_learner(method: str, env: str, preset: OnPolicyPreset, seed: int) -> Any:
-    probe = make_batched_env(env, 1)
-    spaces = probe.observation_space, probe.action_space
-    probe.close()
-    if method == "impact":
-        return IMPACTLearner(*spaces, IMPACTConfig(**preset.settings), seed=seed)
-    if method == "ppo":
-        return PPOLearner(*spaces, PPOConfig(**preset.settings), seed=seed)
-    return IMPALALearner(*spaces, IMPALAConfig(**preset.settings), seed=seed)
-
-
-def run_sb3(args: argparse.Namespace, seed: int) -> Result:
-    """Stable-Baselines3's PPO with rl-zoo's settings for CartPole-v1."""
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
-
-    class Stop(BaseCallback):
-        def _on_step(self) -> bool:
-            watch.returns.extend(info["episode"]["r"] for info in self.locals["infos"] if "episode" in info)
-            return not watch.over
-
-    model = PPO(
-        "MlpPolicy",
-        make_vec_env(args.env, n_envs=8, seed=seed),
-        n_steps=32,
-        batch_size=256,
-        gae_lambda=0.8,
-        gamma=0.98,
-        n_epochs=20,
-        ent_coef=0.0,
-        learning_rate=lambda left: 1e-3 * left,
-        clip_range=lambda left: 0.2 * left,
-        seed=seed,
-        device="cpu",
-    )
-    watch = Watch(args.goal, args.limit_sec)
-    model.learn(100_000, callback=Stop())
-    return watch.result(model.num_timesteps)
 
 
 def show(method: str, seeds: range, results: list[Result], goal: float) -> None:
@@ -238,25 +131,20 @@ def show(method: str, seeds: range, results: list[Result], goal: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=list(OURS), choices=[*OURS, "sb3"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--env", default="CartPole-v1")
     parser.add_argument("--goal", type=float, default=475.0, help="mean return of the last 100 episodes")
     parser.add_argument("--workers", type=int, default=2, help="rollout workers on Ray; 0: all in this process")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--limit-sec", type=float, default=30.0, help="time that a run may take")
-    parser.add_argument("--uses-a-turn", type=int, default=8, help="IMPACT: at most so many uses between two fragments")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    ours = [method for method in args.methods if method in OURS]
-    if ours:
-        with LocalBackend() if args.workers == 0 else RayBackend() as backend:
-            for method in ours:
-                show(method, seeds, [run(method, args, seed, backend) for seed in seeds], args.goal)
-    if "sb3" in args.methods:
-        show("sb3", seeds, [run_sb3(args, seed) for seed in seeds], args.goal)
+    with LocalBackend() if args.workers == 0 else RayBackend() as backend:
+        for method in args.methods:
+            show(method, seeds, [run(method, args, seed, backend) for seed in seeds], args.goal)
 
 
 if __name__ == "__main__":
