@@ -334,7 +334,7 @@ def test_what_the_mapping_gets_wrong_is_one_line(make: Callable[..., RosEnv]) ->
         make(observation=observation(topic="/floor/elsewhere"), robot_env={"patience_sec": 0.5})
     env = make(
         observation=observation(type="nav_msgs/msg/Odometry", fields=["pose.pose.position.x"]),
-        robot_env={"patience_sec": 1.0},
+        robot_env={"patience_sec": 3.0},
     )
     message = r"obs_never_seen: /floor/observation carries std_msgs/msg/Float32MultiArray, wanted is nav_msgs/msg/Odom"
     with pytest.raises(EnvironmentFault, match=message):

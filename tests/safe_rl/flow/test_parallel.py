@@ -128,7 +128,9 @@ def test_items_by_reference(counters: Counters, backend: Backend) -> None:
     assert holder.call(Holder.keep, array=refs[-1]).get(30) == 1
     np.testing.assert_array_equal(refs[3].get(), np.ones(50_000))
     resolved = counters.iterate(Counter.sample_array).gather_async(by_reference=True).resolve()
-    assert {array[0] for array in resolved.take(3)} == {2}
+    values = [array[0] for array in resolved.take(3)]
+    assert values[0] == 2  # whoever answers first; a slower actor may be overtaken after that
+    assert all(value >= 2 for value in values)
 
 
 def test_by_reference_with_filter_and_actor(counters: Counters) -> None:

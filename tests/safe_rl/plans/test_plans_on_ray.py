@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,54 +12,21 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra `ray` brings it")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from flow_processes import family
+from train_processes import TrainProcess, family
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 PATIENCE_SEC = 90.0
 
 
-class Training:
-    """`safe-rl train impact` with two workers, as a process."""
+class Training(TrainProcess):
+    """`safe-rl train impact` with two workers."""
 
     def __init__(self, output: Path, *flags: str) -> None:
-        self.output = output
-        line = [sys.executable, "-m", "safe_rl.cli.main", "train", "impact", "--env", "CartPole-v1", "--workers", "2"]
-        line += ["--output", str(output), "--log-every-sec", "0.2", "--checkpoint-every-sec", "0.5", *flags]
-        self.log = (output.parent / f"{output.name}.log").open("w+")
-        self.process = subprocess.Popen(
-            line, stdout=self.log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-
-    @property
-    def text(self) -> str:
-        self.log.seek(0)
-        return self.log.read()
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SEC
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come about\n{self.text[-2000:]}"
-            time.sleep(0.05)
-
-    @property
-    def last(self) -> dict[str, float]:
-        path = self.output / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return json.loads(lines[-1]) if lines else {"step": 0}
-
-    def workers(self) -> list[int]:
-        return [pid for pid, name in family(self.process.pid).items() if name.startswith("ray::RayHost")]
-
-    def end(self) -> None:
-        children = family(self.process.pid)
-        self.process.kill()
-        self.process.wait()
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.log.close()
+        often = ["--log-every-sec", "0.2", "--checkpoint-every-sec", "0.5"]
+        line = ["--env", "CartPole-v1", "--workers", "2", *often, *flags]
+        super().__init__("impact", output, *line, patience_sec=PATIENCE_SEC)
 
 
 def is_alive(pid: int) -> bool:

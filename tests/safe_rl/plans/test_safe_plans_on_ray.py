@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,9 +13,9 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra `ray` brings it")
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from flow_processes import family
+from train_processes import TrainProcess
 
 from safe_rl.runs import load_run
 
@@ -32,40 +28,12 @@ SMALL = [
 ]  # fmt: skip
 
 
-class Command:
-    """`safe-rl train METHOD` in the corridor as a process."""
+class Command(TrainProcess):
+    """`safe-rl train METHOD` in the corridor."""
 
     def __init__(self, method: str, data: Path, output: Path, *flags: str) -> None:
-        self.output = output
-        line = [sys.executable, "-m", "safe_rl.cli.main", "train", method, "--env", "toys:Corridor"]
-        line += ["--dataset", str(data), "--output", str(output), *SMALL, *flags]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS}
-        self.log = (output.parent / f"{output.name}.log").open("w+")
-        self.process = subprocess.Popen(line, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
-
-    @property
-    def text(self) -> str:
-        self.log.seek(0)
-        return self.log.read()
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SEC
-        while not condition():
-            assert time.monotonic() < deadline, f"{what} did not come about\n{self.text[-2000:]}"
-            time.sleep(0.05)
-
-    @property
-    def last(self) -> dict[str, float]:
-        path = self.output / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return json.loads(lines[-1]) if lines else {"step": 0}
-
-    def workers(self) -> list[int]:
-        return [pid for pid, name in family(self.process.pid).items() if name.startswith("ray::RayHost")]
-
-    def finish(self) -> None:
-        self.wait(lambda: self.process.poll() is not None, "the end")
-        assert self.process.returncode == 0, self.text
+        line = ["--env", "toys:Corridor", "--dataset", str(data), *SMALL, *flags]
+        super().__init__(method, output, *line, patience_sec=PATIENCE_SEC, PYTHONPATH=TOYS)
 
 
 @pytest.fixture
@@ -78,13 +46,7 @@ def start() -> Iterator[Callable[..., Command]]:
 
     yield make
     for command in commands:
-        children = family(command.process.pid)
-        command.process.kill()
-        command.process.wait()
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        command.log.close()
+        command.end()
 
 
 def episodes(folder: Path) -> list[dict[str, str]]:
