@@ -87,7 +87,8 @@ class MapPainter:
         _disc(map_part, centre, self._robot_radius, colour)
         if scene.outcome is not None:
             _disc(map_part, centre, self._robot_radius + 6.0, OUTCOME_COLOURS[scene.outcome], ring=3.0)
-        self._draw_strip(picture[self.map_height :], scene)
+        note = scene.outcome or (f"step {len(scene.trail) - 1}" if scene.trail else "")
+        draw_strip(picture[self.map_height :], scene.mode, scene.risk, scene.eps_risk, note)
         return picture
 
     def _pixel(self, x: float, y: float, scale: float = 1.0) -> tuple[float, float]:
@@ -149,28 +150,44 @@ class MapPainter:
         _disc(picture, points[0], 4.0, PAPER)
         _disc(picture, points[0], 4.0, INK, ring=2.0)
 
-    def _draw_strip(self, strip: Picture, scene: Scene) -> None:
-        middle = STRIP_HEIGHT // 2
-        if scene.mode is not None:
-            text_width, _ = _text_size(scene.mode, 0.5)
-            _pill(strip, 14, middle, text_width + 22, 24, MODE_COLOURS[scene.mode])
-            _text(strip, scene.mode, 14 + 11, middle, 0.5, (255, 255, 255))
-        if scene.risk is not None:
-            self._draw_risk(strip, scene.risk, scene.eps_risk)
-        right = scene.outcome or (f"step {len(scene.trail) - 1}" if scene.trail else "")
-        text_width, _ = _text_size(right, 0.45)
-        _text(strip, right, self.width - 14 - text_width, middle, 0.45, OUTCOME_COLOURS.get(right, FAINT_INK))
 
-    def _draw_risk(self, strip: Picture, risk: float, eps_risk: float | None) -> None:
-        left, length, middle = 176, self.width - 176 - 96, STRIP_HEIGHT // 2
-        _text(strip, "risk", left - 40, middle, 0.45, INK)
-        share = float(np.clip(risk, 0.0, 1.0)) if np.isfinite(risk) else 1.0
-        over = eps_risk is not None and not risk <= eps_risk
-        _pill(strip, left, middle, length, 8, GRID)
-        _pill(strip, left, middle, max(8.0, share * length), 8, MODE_COLOURS["RECOVERY" if over else "TASK"])
-        if eps_risk is not None:
-            x = left + round(float(np.clip(eps_risk, 0.0, 1.0)) * length)
-            cv2.line(strip, (x, middle - 9), (x, middle + 9), INK, 2)
+def draw_strip(
+    strip: Picture,
+    mode: str | None,
+    risk: float | None = None,
+    eps_risk: float | None = None,
+    note: str = "",
+) -> None:
+    """Draws who acts, the risk and a note at the right end into the white strip (STRIP_HEIGHT, width, 3) of a picture.
+
+    Args:
+        strip: Drawn into.
+        mode: A key of ``MODE_COLOURS``.
+        risk: Length of the bar in [0, 1]; no bar without it.
+        eps_risk: A mark on the bar.
+        note: A key of ``OUTCOME_COLOURS`` is drawn in its colour, anything else faintly.
+    """
+    middle, width = STRIP_HEIGHT // 2, strip.shape[1]
+    if mode is not None:
+        text_width, _ = _text_size(mode, 0.5)
+        _pill(strip, 14, middle, text_width + 22, 24, MODE_COLOURS[mode])
+        _text(strip, mode, 14 + 11, middle, 0.5, (255, 255, 255))
+    if risk is not None:
+        _draw_risk(strip, risk, eps_risk)
+    text_width, _ = _text_size(note, 0.45)
+    _text(strip, note, width - 14 - text_width, middle, 0.45, OUTCOME_COLOURS.get(note, FAINT_INK))
+
+
+def _draw_risk(strip: Picture, risk: float, eps_risk: float | None) -> None:
+    left, length, middle = 176, strip.shape[1] - 176 - 96, STRIP_HEIGHT // 2
+    _text(strip, "risk", left - 40, middle, 0.45, INK)
+    share = float(np.clip(risk, 0.0, 1.0)) if np.isfinite(risk) else 1.0
+    over = eps_risk is not None and not risk <= eps_risk
+    _pill(strip, left, middle, length, 8, GRID)
+    _pill(strip, left, middle, max(8.0, share * length), 8, MODE_COLOURS["RECOVERY" if over else "TASK"])
+    if eps_risk is not None:
+        x = left + round(float(np.clip(eps_risk, 0.0, 1.0)) * length)
+        cv2.line(strip, (x, middle - 9), (x, middle + 9), INK, 2)
 
 
 def show(picture: Picture, title: str, frames_per_sec: float) -> None:
