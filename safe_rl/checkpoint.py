@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from safe_rl.errors import UserError
 from safe_rl.storage import clear_leftovers, restore_former, staged_folder, verify_manifest
@@ -20,6 +19,19 @@ from safe_rl.storage import clear_leftovers, restore_former, staged_folder, veri
 FORMAT_VERSION = 1
 KEEP = 2
 _NAME = re.compile(r"step_(\d+)")
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The names of types in safetensors' format."""
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
@@ -99,14 +111,22 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes a safetensors file; a full disk, which safetensors reports in an error of its own, is an ``OSError``."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    """Writes a safetensors file, each tensor straight from its memory: the library's writer first copies all of them.
+
+    The format: the header's length (8 bytes), the header (JSON: type, shape and place of each), the tensors' bytes.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that all are aligned
+    header, end = {}, 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for _, tensor in ordered:
+            if tensor.numel():
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
@@ -117,7 +137,7 @@ def _split(value: Any, path: str, tensors: dict[str, torch.Tensor]) -> Any:
         value = torch.from_numpy(np.asarray(value, order="C"))
     if isinstance(value, torch.Tensor):
         name = path if path not in tensors else f"{path}#{len(tensors)}"
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        tensors[name] = value.detach().cpu().contiguous()
         return {"__tensor__": name}
     return value
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from safe_rl.errors import UserError
 from safe_rl.normalization import NormalizeObs
@@ -125,6 +126,35 @@ class RecoveryConfig:
 
 
 @dataclass
+class EncoderConfig:
+    """What turns observations that are images into features; of no use to other observations."""
+
+    sharing: Literal["separate", "shared"] = "separate"
+    """Give risk its own encoder, which the task cannot move, or share one that both train."""
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Channels of the convolutions; each halves height and width."""
+    feature_dim: int = 50
+    """Number of features."""
+    augmentation: Literal["none", "random-shift"] = "none"
+    """Learn from images as they are, or shifted at random (DrQ, arXiv 2004.13649)."""
+    pad: int = 4
+    """Largest random shift, in pixels."""
+    pretrain_steps: int = 0
+    """Gradient steps on reconstructing the offline images (SAC-AE, arXiv 1910.01741) before risk is pretrained."""
+    learning_rate: float = 1e-3
+    """Adam step size of that; later an encoder learns at its critics' pace."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        sizes, some = self.channels, len(self.channels) > 0 and all(size > 0 for size in self.channels)
+        require(some, "encoder", "channels", sizes, "one or more positive numbers")
+        require(self.feature_dim >= 2, "encoder", "feature_dim", self.feature_dim, "at least 2")
+        require(self.pad >= 1, "encoder", "pad", self.pad, "at least 1")
+        require(self.pretrain_steps >= 0, "encoder", "pretrain_steps", self.pretrain_steps, "at least 0")
+        require(self.learning_rate > 0, "encoder", "learning_rate", self.learning_rate, "positive")
+
+
+@dataclass
 class AgentConfig:
     """What every agent has."""
 
@@ -137,11 +167,13 @@ class AgentConfig:
     update_after: int = 0
     """Environment steps before the first update; at least one batch's worth of different states helps."""
     normalize_obs: NormalizeObs = "dataset"
-    """Scale observations by the statistics of the dataset, by running ones, or not."""
+    """Scale observations by the statistics of the dataset, by running ones, or not; never images."""
     precision: Precision = "float32"
     """Precision of the hidden layers' matrix products; weights stay in float32."""
     sac: SACConfig = field(default_factory=SACConfig)
     """Task policy."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """Encoder of images."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
@@ -149,6 +181,13 @@ class AgentConfig:
         require(self.replay_capacity >= 1, "", "replay_capacity", self.replay_capacity, "at least 1")
         require(self.start_steps >= 0, "", "start_steps", self.start_steps, "at least 0")
         require(self.update_after >= 0, "", "update_after", self.update_after, "at least 0")
+
+    def settings(self, *, images: bool) -> dict[str, Any]:
+        """As a run keeps them, as JSON values: without those of the encoder where observations are no images."""
+        settings = dataclasses.asdict(self)
+        if not images:
+            del settings["encoder"]
+        return settings
 
 
 @dataclass
@@ -180,6 +219,9 @@ class RecoveryRLConfig(AgentConfig):
         steps = self.task_pretrain_steps
         require(steps >= 0, "", "task_pretrain_steps", steps, "at least 0")
         require(steps == 0 or self.demonstrations, "", "task_pretrain_steps", steps, "0 without --demonstrations")
+        # What the task teaches a shared encoder, a risk critic that no longer learns would misread.
+        apart = self.encoder.sharing == "separate" or self.risk.update_online
+        require(apart, "encoder", "sharing", self.encoder.sharing, "separate with --risk.no-update-online")
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +80,11 @@ def pretrain_run(
     )
     dataset = open_dataset(config.dataset, env, config.cost_key)
     env.close()
-    settings = {"method": method, **dataclasses.asdict(config), **dataclasses.asdict(agent_config)}
+    images = agent.image_shape is not None
+    settings = {"method": method, **dataclasses.asdict(config), **agent_config.settings(images=images)}
     prepare_run_folder(config.output, settings, resume=config.resume, overwrite=config.overwrite)
     agent.add_offline(dataset.transitions())
+    dataset.release()
     metrics = pretrain_safety(agent, config.output, progress)
     return {name: float(value) for name, value in metrics.items()}
 
@@ -101,11 +104,12 @@ def open_dataset(path: Path, env: CostEnv, cost_key: str) -> OfflineDataset:
 def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None = None) -> Metrics:
     """Fits risk critic and recovery policy to the agent's offline transitions and saves them in the folder ``run``.
 
-    A pretraining that was cut goes on from its last saved step; one that was finished is loaded, and what follows is
-    as random as it would have been.
+    Before them an encoder of images learns to describe those, where the settings say so. A pretraining that was cut
+    goes on from its last saved step; one that was finished is loaded, and what follows is as random as it would have
+    been.
 
     Returns:
-        The metrics of the last gradient step.
+        The metrics of the last gradient steps.
     """
     if has_state(run / PRETRAINED):
         load_pretrained(agent, run)
@@ -114,22 +118,26 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
         agent.replay.random_state = random["replay"]
         return {}
     partial = run / PARTIAL
-    done, total = 0, agent.config.risk.pretrain_steps
+    encoder_steps = agent.num_encoder_steps
+    done, total = 0, encoder_steps + agent.config.risk.pretrain_steps
     if has_state(partial):
         state = load_state(partial)
         with misfit_named(run, "this version of safe_rl"):
             agent.load_state_dict(state["agent"])
             done = state["done"]
     metrics: Metrics = {}
+    steps = itertools.chain(
+        agent.pretrain_encoder(max(encoder_steps - done, 0)), agent.pretrain(total - max(done, encoder_steps))
+    )
     with Interrupt() as interrupt:
-        for step_metrics in agent.pretrain(total - done):
-            metrics = step_metrics
+        for step_metrics in steps:
+            metrics = metrics | step_metrics
             done += 1
             if interrupt.requested or done % SAVE_EVERY == 0:
                 save_state(partial, {"agent": agent.state_dict(), "done": done})
             interrupt.raise_if_requested()
             if progress is not None:
-                progress(done, total, "risk critic and recovery policy")
+                progress(done, total, "encoder" if done < encoder_steps else "risk critic and recovery policy")
     random = {"generator": agent.generator.get_state(), "replay": agent.replay.random_state}
     save_state(run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent), "random": random})
     shutil.rmtree(partial, ignore_errors=True)
@@ -164,7 +172,7 @@ def read_pretrained(agent: RiskAwareAgent, run: Path) -> dict[str, Any]:
 def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
     """What must be the same for pretrained networks to fit and to mean the same."""
     risk, recovery = agent.config.risk, agent.config.recovery
-    return {
+    settings = {
         "obs_dim": agent.obs_dim,
         "act_dim": agent.act_dim,
         "risk.gamma_risk": risk.gamma_risk,
@@ -173,6 +181,15 @@ def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
         "recovery.kind": recovery.kind,
         "recovery.hidden_sizes": list(recovery.hidden_sizes),
         "normalize_obs": agent.config.normalize_obs,
+    }
+    if agent.image_shape is None:
+        return settings
+    encoder = agent.config.encoder
+    return settings | {
+        "the image's shape": list(agent.image_shape),
+        "encoder.sharing": encoder.sharing,
+        "encoder.channels": list(encoder.channels),
+        "encoder.feature_dim": encoder.feature_dim,
     }
 
 

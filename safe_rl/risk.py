@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -67,9 +68,9 @@ class RiskCritic(nn.Module):
             return functional.mse_loss(logits.sigmoid(), target, reduction="sum") / logits.shape[1]
         return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / logits.shape[1]
 
-    def make_optimizer(self) -> FlatAdam:
-        """The optimiser of the critics."""
-        return FlatAdam(self.critics, self.config.learning_rate)
+    def make_optimizer(self, encoders: Iterable[nn.Module] = ()) -> FlatAdam:
+        """The optimiser of the critics, and of what they look through."""
+        return FlatAdam([self.critics, *encoders], self.config.learning_rate)
 
     def update_targets(self) -> None:
         """Moves the target critics by ``tau``."""

@@ -62,10 +62,12 @@ def train(
             method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
         )
         dataset = required_dataset(method, agent, run, envs[0])
-        config = {"method": method, **dataclasses.asdict(run), **dataclasses.asdict(agent_config)}
+        settings = agent_config.settings(images=agent.image_shape is not None)
+        config = {"method": method, **dataclasses.asdict(run), **settings}
         prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
         if dataset is not None and isinstance(agent, RiskAwareAgent):
             agent.add_offline(dataset.transitions())
+            dataset.release()
         if run.stop_at_success_rate is not None:
             callbacks = [*callbacks, StopAtSuccessRate(run.stop_at_success_rate)]
         checkpoints = run.output / "checkpoints"

@@ -17,11 +17,12 @@ BoolArray = npt.NDArray[np.bool_]
 class Transitions:
     """A batch of ``N`` environment steps; every field has the leading dimension ``N``.
 
-    Observations are flat (see ``safe_rl.envs.spaces.flatten_observation``); actions are in the environment's units.
-    ``task_action`` was proposed by the task policy, ``action`` was executed: not the same where recovery acted.
+    Observations are flat (see ``safe_rl.envs.spaces.flatten_observation``), uint8 where they are images, else float32;
+    actions are in the environment's units. ``task_action`` was proposed by the task policy, ``action`` was executed:
+    not the same where recovery acted.
     """
 
-    obs: FloatArray
+    obs: npt.NDArray[Any]
     """(N, obs_dim) observation before the step."""
     task_action: FloatArray
     """(N, act_dim) action the task policy proposed."""
@@ -31,7 +32,7 @@ class Transitions:
     """(N,) reward of the step."""
     cost: FloatArray
     """(N,) constraint indicator of the step, in {0, 1}."""
-    next_obs: FloatArray
+    next_obs: npt.NDArray[Any]
     """(N, obs_dim) observation after the step; where the episode ended its last one, never that of the next reset."""
     terminated: BoolArray
     """(N,) the episode reached an absorbing state: do not bootstrap."""

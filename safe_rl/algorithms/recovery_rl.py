@@ -37,21 +37,21 @@ class RecoveryRLAgent(RiskAwareAgent):
         self.recovery: ModelFreeRecovery | QSamplingRecovery
         if config.recovery.kind == "model-free":
             self.recovery = ModelFreeRecovery(
-                self.obs_dim, self.act_dim, config.recovery, self.risk_critic,
+                self.state_dim, self.act_dim, config.recovery, self.risk_critic,
                 generator=self.init_generator, precision=config.precision, device=self.device,
             )  # fmt: skip
         else:
             self.recovery = QSamplingRecovery(self.act_dim, config.recovery, self.risk_critic)
 
     @torch.inference_mode()
-    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+    def act(self, obs: npt.NDArray[Any], *, explore: bool) -> Decision:
         """See ``SACAgent``; ``Decision.mode`` tells who acts."""
         started = time.perf_counter()
-        state = self._normalize(obs)
-        return self._decide(state, self._propose(state, explore), started, explore=explore)
+        task_state, risk_state = self._both_views(obs)
+        return self._decide(risk_state, self._propose(task_state, explore), started, explore=explore)
 
     @torch.inference_mode()
-    def watch(self, obs: npt.NDArray[np.float32], task_action: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+    def watch(self, obs: npt.NDArray[Any], task_action: npt.NDArray[np.float32], *, explore: bool) -> Decision:
         """Decides on actions that somebody else proposes.
 
         Args:
@@ -61,10 +61,10 @@ class RecoveryRLAgent(RiskAwareAgent):
         """
         started = time.perf_counter()
         proposal = torch.from_numpy(self.scaler.to_unit(task_action)).to(self.device)
-        return self._decide(self._normalize(obs), proposal, started, explore=explore)
+        return self._decide(self.risk_encoder(self._tensor(obs)), proposal, started, explore=explore)
 
     def _decide(self, state: torch.Tensor, task_action: torch.Tensor, started: float, *, explore: bool) -> Decision:
-        """The switch's decision on proposals (N, act_dim) in [-1, 1] for normalised observations (N, obs_dim)."""
+        """The switch's decision on proposals (N, act_dim) in [-1, 1] in what the risk critic sees (N, state_dim)."""
         risk = self.risk_critic(state, task_action)
         action, recovers = self._switch(
             state, task_action, risk, lambda rows: self.recovery.act(rows, self.generator, explore=explore)
@@ -87,7 +87,7 @@ class RecoveryRLAgent(RiskAwareAgent):
         """The rule of Recovery RL.
 
         Args:
-            obs: (N, obs_dim) normalised observations.
+            obs: (N, state_dim) what risk critic and recovery policy see.
             proposal: (N, act_dim) the task policy's actions.
             risk: (N,) ``Q_risk`` of the proposals.
             recover: Gives the recovery policy's actions for some of the observations.
@@ -116,12 +116,14 @@ class RecoveryRLAgent(RiskAwareAgent):
         return super()._to_unit(transitions)
 
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
-        metrics = super()._update_risk(batch, pretraining=pretraining)
-        return metrics | self.recovery.update(self.normalizer(batch.obs), self.generator)
+        metrics, obs = self._step_risk(batch, pretraining)
+        return metrics | self.recovery.update(obs, self.generator)
 
-    def _next_action(self, next_obs: torch.Tensor, pretraining: bool) -> torch.Tensor:
+    def _next_action(
+        self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """The composite backup: what the switch would execute next (as an option, what the task policy proposes)."""
-        proposal = super()._next_action(next_obs, pretraining)
+        proposal = super()._next_action(next_obs, pretraining, images)
         if self.config.risk.backup == "task":
             return proposal
         risk = self.risk_critic(next_obs, proposal)

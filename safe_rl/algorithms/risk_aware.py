@@ -14,6 +14,9 @@ from safe_rl.algorithms.learner_step import LearnerStep
 from safe_rl.algorithms.sac import Metrics, SACAgent, Stateful
 from safe_rl.config import RecoveryRLConfig
 from safe_rl.data.replay_buffer import Batch, Source
+from safe_rl.nets.autoencoder import Autoencoder
+from safe_rl.nets.conv import ImageEncoder
+from safe_rl.nets.optim import FlatAdam
 from safe_rl.risk import RiskCritic
 from safe_rl.transitions import Transitions
 
@@ -34,30 +37,65 @@ class RiskAwareAgent(SACAgent):
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
+        apart = self.image_shape is not None and config.encoder.sharing == "separate"
+        self.risk_encoder = self._make_encoder() if apart else self.encoder
         self.risk_critic = RiskCritic(
-            self.obs_dim, self.act_dim, config.risk, generator=self.init_generator, precision=config.precision
+            self.state_dim, self.act_dim, config.risk, generator=self.init_generator, precision=config.precision
         ).to(self.device)
-        self.risk_optimizer = self.risk_critic.make_optimizer()
+        self.risk_optimizer = self.risk_critic.make_optimizer(self._trained(self.risk_encoder))
+        self.autoencoder = self._make_autoencoder()
         self._pretrain_risk = LearnerStep(self._pretrain_from_indices, self.generator, self.device)
         self._learn_task = LearnerStep(super()._learn_from_indices, self.generator, self.device)
         self._learn_risk = LearnerStep(self._risk_from_indices, self.generator, self.device)
+        self._learn_images = LearnerStep(self._images_from_indices, self.generator, self.device)
+
+    def _make_autoencoder(self) -> Autoencoder | None:
+        """What pretrains the encoder, where that is asked for."""
+        if not isinstance(self.risk_encoder, ImageEncoder) or self.config.encoder.pretrain_steps == 0:
+            return None
+        made = Autoencoder(self.risk_encoder, generator=self.init_generator).to(self.device)
+        self.autoencoder_optimizer = FlatAdam([made, self.risk_encoder], self.config.encoder.learning_rate)
+        return made
 
     # ------------------------------------------------------------------ acting
 
     @torch.inference_mode()
-    def risk(self, obs: npt.NDArray[np.float32], action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def risk(self, obs: npt.NDArray[Any], action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """``Q_risk`` (N,) of actions (N, act_dim) in states (N, obs_dim), both in the environment's units."""
         unit_action = torch.from_numpy(self.scaler.to_unit(np.asarray(action, dtype=np.float32))).to(self.device)
-        risk: npt.NDArray[np.float32] = self.risk_critic(self._normalize(obs), unit_action).cpu().numpy()
+        state = self.risk_encoder(self._tensor(obs))
+        risk: npt.NDArray[np.float32] = self.risk_critic(state, unit_action).cpu().numpy()
         return risk
+
+    def _both_views(self, obs: npt.NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the task policy, and what risk critic and recovery policy, see of observations (N, obs_dim)."""
+        raw = self._tensor(obs)
+        state = self.encoder(raw)
+        return state, state if self.risk_encoder is self.encoder else self.risk_encoder(raw)
 
     # ---------------------------------------------------------------- learning
 
     def add_offline(self, transitions: Transitions) -> None:
         """Takes the offline dataset: the risk learner's for good, and the scale of the observations."""
-        if self.config.normalize_obs != "none":
+        if self.image_shape is None and self.config.normalize_obs != "none":
             self.normalizer.update(np.concatenate([transitions.obs, transitions.next_obs[-1:]]))
         self.replay.add_offline(self._to_unit(transitions))
+
+    @property
+    def num_encoder_steps(self) -> int:
+        """Gradient steps of ``pretrain_encoder`` that the settings ask for."""
+        return 0 if self.autoencoder is None else self.config.encoder.pretrain_steps
+
+    def pretrain_encoder(self, steps: int) -> Iterator[Metrics]:
+        """Teaches the encoder to describe the offline images, and the task's too; yields the metrics of each step.
+
+        An autoencoder, as in SAC-AE (arXiv 1910.01741): what its features hold is enough to draw the image again.
+        """
+        for _ in range(steps):
+            metrics = self._learn_images(self.replay.sample_indices(self.config.batch_size, "all"))
+            if self.encoder is not self.risk_encoder:
+                self.encoder.load_state_dict(self.risk_encoder.state_dict())
+            yield metrics
 
     def pretrain(self, steps: int) -> Iterator[Metrics]:
         """Fits risk critic and recovery policy to the offline transitions; yields the metrics of each step."""
@@ -105,6 +143,13 @@ class RiskAwareAgent(SACAgent):
     def _risk_from_indices(self, indices: torch.Tensor) -> Metrics:
         return self._update_risk(self.replay.batch(indices))
 
+    def _images_from_indices(self, indices: torch.Tensor) -> Metrics:
+        if self.autoencoder is None:
+            raise RuntimeError("no encoder is to be pretrained")
+        loss = self.autoencoder.loss(self._augmented(self.replay.batch(indices)).obs)
+        self.autoencoder_optimizer.step(loss)
+        return {"encoder/loss": loss.detach()}
+
     def _pretrain_from_indices(self, indices: torch.Tensor) -> Metrics:
         return self._update_risk(self.replay.batch(indices), pretraining=True)
 
@@ -112,21 +157,41 @@ class RiskAwareAgent(SACAgent):
         return batch.terminated if self.config.violation_ends_value else batch.terminated * (1 - batch.cost)
 
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
-        obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
+        return self._step_risk(batch, pretraining)[0]
+
+    def _step_risk(self, batch: Batch, pretraining: bool) -> tuple[Metrics, torch.Tensor]:
+        """One step of the risk critic; returns its metrics and what it saw (B, state_dim), without gradient."""
+        batch = self._augmented(batch)
+        obs, next_obs = self._look(self.risk_encoder, batch)
+        images = None if self.risk_encoder is self.encoder else batch.next_obs
         with torch.no_grad():
-            next_action = self._next_action(next_obs, pretraining)
+            next_action = self._next_action(next_obs, pretraining, images)
         loss = self.risk_critic.loss(obs, batch.action, self.risk_critic.target(batch, next_obs, next_action))
         self.risk_optimizer.step(loss)
         self.risk_critic.update_targets()
-        return {"risk/loss": loss.detach()}
+        return {"risk/loss": loss.detach()}, obs.detach()
 
-    def _next_action(self, next_obs: torch.Tensor, pretraining: bool) -> torch.Tensor:
-        """What will be executed in the next states (B, obs_dim): here what the task policy proposes."""
+    def _next_action(
+        self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What will be executed in the next states: here what the task policy proposes.
+
+        Args:
+            next_obs: (B, state_dim) what the risk critic sees of them.
+            pretraining: Before any task learning.
+            images: (B, obs_dim) the states themselves, where the task policy looks through an encoder of its own.
+        """
         if pretraining and self.config.risk.pretrain_proposal == "uniform":
             return self._uniform(len(next_obs))
+        if images is not None:
+            next_obs = self.encoder(images)
         return self.actor.sample_action(next_obs, self._noise(len(next_obs)))
 
     # ------------------------------------------------------------------- state
+
+    def _encoders(self) -> dict[str, torch.nn.Module]:
+        own = {} if self.risk_encoder is self.encoder else {"risk_encoder": self.risk_encoder}
+        return {**super()._encoders(), **own}
 
     def _acting_modules(self) -> tuple[torch.nn.Module, ...]:
         return (*super()._acting_modules(), self.risk_critic.critics)
@@ -135,15 +200,14 @@ class RiskAwareAgent(SACAgent):
         return {**super()._policy_parts(), "risk_critic": self.risk_critic}
 
     def _learning_parts(self) -> dict[str, Stateful]:
-        return {**super()._learning_parts(), "risk_optimizer": self.risk_optimizer}
+        parts: dict[str, Stateful] = {**super()._learning_parts(), "risk_optimizer": self.risk_optimizer}
+        if self.autoencoder is not None:
+            parts |= {"autoencoder": self.autoencoder, "autoencoder_optimizer": self.autoencoder_optimizer}
+        return parts
 
     def _safety_parts(self) -> dict[str, Stateful]:
-        """What the pretraining makes, by name; the scale of the observations is part of it."""
-        return {
-            "risk_critic": self.risk_critic,
-            "risk_optimizer": self.risk_optimizer,
-            "normalizer": self.normalizer,
-        }
+        """What the pretraining makes, by name; the scale or the encoders of the observations are part of it."""
+        return {"risk_critic": self.risk_critic, "risk_optimizer": self.risk_optimizer, **self._encoders()}
 
     def safety_state_dict(self) -> dict[str, Any]:
         """The part of the state that the pretraining makes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 import zlib
@@ -16,13 +17,17 @@ from torch import nn
 from torch.nn import functional
 
 from safe_rl.algorithms.learner_step import LearnerStep
-from safe_rl.config import AgentConfig
+from safe_rl.config import AgentConfig, EncoderConfig
+from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import Batch, ReplayBuffer
-from safe_rl.envs.spaces import flat_dim
+from safe_rl.envs.spaces import flat_dim, flat_dtype, image_shape
+from safe_rl.errors import UserError
+from safe_rl.nets.conv import ImageEncoder
 from safe_rl.nets.flat_state import flatten_state, load_flat_state
 from safe_rl.nets.gaussian import TanhGaussianActor
 from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam, polyak_update
+from safe_rl.nets.random_shift import random_shift
 from safe_rl.normalization import ActionScaler, ObservationNormalizer
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
@@ -45,7 +50,10 @@ class Stateful(Protocol):
 class SACAgent:
     """Acts, observes and learns with SAC; methods that know risk build on it and change one term.
 
-    The networks see normalised observations and actions in [-1, 1]; the interface speaks the environment's units.
+    The networks see normalised observations and actions in [-1, 1]; the interface speaks the environment's units. Of an
+    observation that is an image they see the features that ``encoder`` makes of it. The critics' loss alone trains the
+    encoder; the actor looks through it and does not move it (DrQ, arXiv 2004.13649). The target critics look through it
+    too (arXiv 2107.09645).
     """
 
     has_risk = False
@@ -67,16 +75,39 @@ class SACAgent:
         self.init_generator = torch.Generator().manual_seed(seed)
         self.num_observed = 0
         self.num_updates = 0
-        self.normalizer = ObservationNormalizer(self.obs_dim).to(self.device)
+        self.image_shape = image_shape(observation_space)
+        self._obs_dtype = flat_dtype(observation_space)
+        self.encoder: ObservationNormalizer | ImageEncoder
+        if self.image_shape is None:
+            _require_default_encoder(config)
+            self.encoder = self.normalizer = ObservationNormalizer(self.obs_dim).to(self.device)
+            self.state_dim = self.obs_dim
+            """Width of what the networks see."""
+        else:
+            self.encoder = self._make_encoder()
+            self.state_dim = self.encoder.feature_dim
         self._make_task_policy()
-        self.replay = ReplayBuffer(config.replay_capacity, self.obs_dim, self.act_dim, seed=seed, device=self.device)
+        self.replay = self._make_replay(seed)
         self._learn = LearnerStep(self._learn_from_indices, self.generator, self.device)
+
+    def _make_encoder(self) -> ImageEncoder:
+        settings: EncoderConfig | None = getattr(self.config, "encoder", None)
+        if settings is None or self.image_shape is None:
+            raise UserError(f"{type(self.config).__name__[:-6]} cannot learn from images: train recovery-rl")
+        made = ImageEncoder(self.image_shape, settings.channels, settings.feature_dim, generator=self.init_generator)
+        return made.to(self.device)
+
+    def _make_replay(self, seed: int) -> ReplayBuffer:
+        capacity = self.config.replay_capacity
+        if self.image_shape is not None:
+            return ImageReplayBuffer(capacity, self.image_shape, self.act_dim, seed=seed, device=self.device)
+        return ReplayBuffer(capacity, self.obs_dim, self.act_dim, seed=seed, device=self.device)
 
     def _make_task_policy(self) -> None:
         """Builds ``actor``, which proposes actions, and what teaches it; who learns otherwise overrides it."""
         config, sac = self.config, self.config.sac
         self.actor = TanhGaussianActor(
-            self.obs_dim,
+            self.state_dim,
             self.act_dim,
             sac.hidden_sizes,
             generator=self.init_generator,
@@ -84,7 +115,7 @@ class SACAgent:
         ).to(self.device)
         self.critics = StackedMLP(
             2,
-            self.obs_dim + self.act_dim,
+            self.state_dim + self.act_dim,
             sac.hidden_sizes,
             1,
             generator=self.init_generator,
@@ -92,7 +123,7 @@ class SACAgent:
         ).to(self.device)
         self.critic_targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer = FlatAdam(self.actor, sac.learning_rate)
-        self.critic_optimizer = FlatAdam(self.critics, sac.learning_rate)
+        self.critic_optimizer = FlatAdam([self.critics, *self._trained(self.encoder)], sac.learning_rate)
         self.temperature = Temperature(sac.alpha).to(self.device) if sac.entropy == "auto" else None
         self.temperature_optimizer = FlatAdam(self.temperature or [], sac.learning_rate)
         self.target_entropy = -float(self.act_dim) if sac.target_entropy is None else sac.target_entropy
@@ -100,7 +131,7 @@ class SACAgent:
     # ------------------------------------------------------------------ acting
 
     @torch.inference_mode()
-    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> Decision:
+    def act(self, obs: npt.NDArray[Any], *, explore: bool) -> Decision:
         """Decides for ``N`` states.
 
         Args:
@@ -150,10 +181,11 @@ class SACAgent:
         return self._update_task(self.replay.batch(indices))
 
     def _update_task(self, batch: Batch) -> Metrics:
-        obs, next_obs = self.normalizer(batch.obs), self.normalizer(batch.next_obs)
+        obs, next_obs = self._look(self.encoder, self._augmented(batch))
         critic_loss = self._critic_loss(batch, obs, next_obs)
         self.critic_optimizer.step(critic_loss)
 
+        obs = obs.detach()  # an encoder learns from critics alone
         action, log_prob = self.actor.sample(obs, self._noise(len(obs)))
         actor_loss = self._actor_loss(obs, action, log_prob)
         self.actor_optimizer.step(actor_loss)
@@ -167,6 +199,23 @@ class SACAgent:
             "train/entropy": -log_prob.detach().mean(),
             "train/alpha": torch.as_tensor(self._alpha),
         }
+
+    def _augmented(self, batch: Batch) -> Batch:
+        """``batch`` with its images shifted at random, where that is asked for."""
+        if self.image_shape is None or self.config.encoder.augmentation == "none":
+            return batch
+        obs, next_obs = (
+            random_shift(images, self.image_shape, self.config.encoder.pad, self.generator)
+            for images in (batch.obs, batch.next_obs)
+        )
+        return dataclasses.replace(batch, obs=obs, next_obs=next_obs)
+
+    @staticmethod
+    def _look(encoder: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the networks see (B, state_dim) of a batch's observations; only through the first an encoder learns."""
+        with torch.no_grad():
+            next_obs = encoder(batch.next_obs)
+        return encoder(batch.obs), next_obs
 
     def _critic_loss(self, batch: Batch, obs: torch.Tensor, next_obs: torch.Tensor) -> torch.Tensor:
         """``sum_i mean (Q_i(s, a_task) - y)^2 / 2``, ``y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s'))``."""
@@ -203,7 +252,16 @@ class SACAgent:
 
     def _policy_parts(self) -> dict[str, Stateful]:
         """What acting needs, by name."""
-        return {"actor": self.actor, "normalizer": self.normalizer}
+        return {"actor": self.actor, **self._encoders()}
+
+    def _encoders(self) -> dict[str, nn.Module]:
+        """What the networks look through, by name."""
+        return {"normalizer" if self.image_shape is None else "encoder": self.encoder}
+
+    @staticmethod
+    def _trained(encoder: nn.Module) -> list[nn.Module]:
+        """The encoder, where it has something to learn: what steps a critic steps it too."""
+        return [encoder] if isinstance(encoder, ImageEncoder) else []
 
     def _learning_parts(self) -> dict[str, Stateful]:
         """What only learning needs, by name."""
@@ -265,7 +323,7 @@ class SACAgent:
 
     def _acting_modules(self) -> tuple[nn.Module, ...]:
         """What acting reads."""
-        return (self.normalizer, self.actor)
+        return (*self._encoders().values(), self.actor)
 
     # ----------------------------------------------------------------- helpers
 
@@ -273,10 +331,17 @@ class SACAgent:
     def _normalizer_runs(self) -> bool:
         """Without a dataset to learn the scale from, it is learned along the way."""
         wanted = self.config.normalize_obs
+        if self.image_shape is not None:
+            return False
         return wanted == "running" or (wanted == "dataset" and self.replay.num_offline == 0)
 
-    def _normalize(self, obs: npt.NDArray[np.float32]) -> torch.Tensor:
-        return self.normalizer(torch.from_numpy(np.ascontiguousarray(obs, dtype=np.float32)).to(self.device))
+    def _normalize(self, obs: npt.NDArray[Any]) -> torch.Tensor:
+        """What the task policy sees (N, state_dim) of observations (N, obs_dim)."""
+        state: torch.Tensor = self.encoder(self._tensor(obs))
+        return state
+
+    def _tensor(self, obs: npt.NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(obs, dtype=self._obs_dtype)).to(self.device)
 
     def _noise(self, rows: int) -> torch.Tensor:
         return torch.randn((rows, self.act_dim), generator=self.generator, device=self.device)
@@ -289,6 +354,14 @@ class SACAgent:
         return transitions.replace(
             action=self.scaler.to_unit(transitions.action), task_action=self.scaler.to_unit(transitions.task_action)
         )
+
+
+def _require_default_encoder(config: Any) -> None:
+    """Raises ``UserError`` where settings of the encoder are given that nothing would heed."""
+    for name, value in vars(getattr(config, "encoder", EncoderConfig())).items():
+        if value != getattr(EncoderConfig(), name):
+            flag = f"--encoder.{name.replace('_', '-')}"
+            raise UserError(f"{flag} is {value}: the observation is no image (Box of uint8, height x width x channels)")
 
 
 class Temperature(nn.Module):

@@ -20,6 +20,7 @@ from minari.dataset.minari_storage import MinariStorage
 from safe_rl.data.episodes import Episode, EpisodeTable, leaf_spaces, require_action_space
 from safe_rl.data.folders import METADATA_KEY, TABLE_FILE, data_folder, find_dataset
 from safe_rl.data.minari_files import read_episodes
+from safe_rl.envs.spaces import flat_dtype
 from safe_rl.errors import UserError
 from safe_rl.storage import MANIFEST, verify_manifest
 from safe_rl.transitions import Transitions
@@ -125,12 +126,16 @@ class OfflineDataset:
         return iter(self.table())
 
     def transitions(self) -> Transitions:
-        """Returns all steps as one batch of flat float32 observations, read once and then kept; do not write to it.
+        """Returns all steps as one batch of flat observations, read once and then kept; do not write to it.
 
         A Discrete action is a column that holds its number. The last step of an episode that neither terminated nor was
         truncated counts as truncated.
         """
         return self._transitions
+
+    def release(self) -> None:
+        """Forgets what ``transitions`` keeps: who has taken them over need not hold images twice."""
+        self.__dict__.pop("_transitions", None)
 
     @cached_property
     def _transitions(self) -> Transitions:
@@ -138,13 +143,9 @@ class OfflineDataset:
         steps, num_steps, ends = table.steps, table.num_steps, np.cumsum(table.lengths)
         self._lengths = table.lengths
         self._successes = np.logical_or.reduceat(steps["success"], ends - table.lengths)
-        obs = np.concatenate(
-            [
-                table.obs[path].reshape(num_steps + len(ends), -1).astype(np.float32)
-                for path in leaf_spaces(self.observation_space)
-            ],
-            axis=1,
-        )
+        leaves = [table.obs[path].reshape(num_steps + len(ends), -1) for path in leaf_spaces(self.observation_space)]
+        dtype = flat_dtype(self.observation_space)
+        obs = leaves[0].astype(dtype, copy=False) if len(leaves) == 1 else np.concatenate(leaves, axis=1, dtype=dtype)
         final_obs = ends + np.arange(len(ends))
         first_obs = final_obs - table.lengths
         truncated = steps["truncated"].copy()
@@ -196,6 +197,8 @@ class OfflineDataset:
         transitions = self.transitions()
         for field in fields(transitions):
             array = getattr(transitions, field.name)
+            if array.dtype.kind != "f":
+                continue
             rows = np.isfinite(array).reshape(len(array), -1).all(axis=1)
             if not rows.all():
                 episode = int(np.searchsorted(np.cumsum(self.episode_lengths), int(np.argmin(rows)), side="right"))

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.envs.plugins import register_plugins
-from safe_rl.envs.spaces import flat_dim, flatten_observations
+from safe_rl.envs.spaces import flat_dim, flat_dtype, flatten_observations
 from safe_rl.errors import EnvironmentFault
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,8 @@ Floats = npt.NDArray[np.float32]
 class BatchedStep(NamedTuple):
     """What ``N`` environments returned; each array (N,), but for the observations."""
 
-    obs: Floats
-    """(N, obs_dim)"""
+    obs: npt.NDArray[Any]
+    """(N, obs_dim) float32, or uint8 of images."""
     reward: Floats
     cost: Floats
     success: Bools
@@ -111,6 +111,7 @@ class SeparateEnvs:
         self.envs = envs
         self.num_envs = len(envs)
         self.observation_space, self.action_space = envs[0].observation_space, envs[0].action_space
+        self._obs_dtype = flat_dtype(self.observation_space)
         self._ended = np.zeros(self.num_envs, dtype=np.bool_)
 
     def reset(self, seed: int) -> Floats:
@@ -121,7 +122,7 @@ class SeparateEnvs:
 
     def step(self, action: npt.NDArray[Any]) -> BatchedStep:
         """See ``BatchedEnv``."""
-        obs = np.empty((self.num_envs, self.envs[0].obs_dim), dtype=np.float32)
+        obs = np.empty((self.num_envs, self.envs[0].obs_dim), dtype=self._obs_dtype)
         reward, cost = np.zeros((2, self.num_envs), dtype=np.float32)
         success, terminated, truncated = np.zeros((3, self.num_envs), dtype=np.bool_)
         for i, env in enumerate(self.envs):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safe_rl.envs.plugins import register_plugins
-from safe_rl.envs.spaces import flat_dim, flatten_observation
+from safe_rl.envs.spaces import flat_dim, flatten_observation, image_shape
 from safe_rl.errors import EnvironmentFault, UserError
 
 logger = logging.getLogger(__name__)
@@ -145,8 +145,8 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise EnvironmentFault(f"environment {self.name} returned the reward {reward}: rewards must be finite")
         return obs, reward, bool(terminated), bool(truncated), info, cost
 
-    def flat(self, obs: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Flattens one observation to ``(obs_dim,)`` float32."""
+    def flat(self, obs: Any) -> npt.NDArray[Any]:
+        """Flattens one observation to ``(obs_dim,)``: float32, or uint8 of an image."""
         return flatten_observation(self.observation_space, obs)
 
     def _unpack(self, result: Any) -> tuple[Any, float, Any, Any, dict[str, Any], SupportsFloat]:
@@ -221,6 +221,11 @@ def _misfit(space: gym.Space[Any], obs: Any) -> str:
             if problem := _misfit(subspace, obs[key]):
                 return f"with an entry {key!r} {problem}"
         return ""
+    if image_shape(space) is not None:
+        image = np.asarray(obs)
+        if image.shape != space.shape:
+            return f"of shape {image.shape}; its space says {space.shape}"
+        return "" if image.dtype == np.uint8 else f"of type {image.dtype}; its space says uint8"
     try:
         numbers = np.asarray(obs, dtype=np.float32)
     except (TypeError, ValueError):

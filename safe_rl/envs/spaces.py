@@ -28,7 +28,20 @@ def flat_dim(space: gym.Space[Any]) -> int:
     )
 
 
-def flatten_observation(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float32]:
+def image_shape(space: gym.Space[Any]) -> tuple[int, int, int] | None:
+    """Height, width and channels where an observation is an image, a Box of uint8 with three dimensions; else None."""
+    if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
+        height, width, channels = space.shape
+        return height, width, channels
+    return None
+
+
+def flat_dtype(space: gym.Space[Any]) -> type[np.uint8] | type[np.float32]:
+    """The type of a flattened observation: images stay bytes, all else becomes float32."""
+    return np.float32 if image_shape(space) is None else np.uint8
+
+
+def flatten_observation(space: gym.Space[Any], obs: Any) -> npt.NDArray[Any]:
     """Flattens one observation, the entries of a Dict in alphabetical order: a space that was stored has lost its own.
 
     Args:
@@ -36,19 +49,21 @@ def flatten_observation(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float
         obs: One observation of it.
 
     Returns:
-        (obs_dim,) a copy as float32.
+        (obs_dim,) a copy, of the type ``flat_dtype``.
     """
     if isinstance(space, spaces.Dict):
-        return np.concatenate([flatten_observation(sub, obs[key]) for key, sub in sorted(space.spaces.items())])
-    return np.array(obs, dtype=np.float32).reshape(-1)
+        return np.concatenate(
+            [flatten_observation(sub, obs[key]) for key, sub in sorted(space.spaces.items())], dtype=np.float32
+        )
+    return np.array(obs, dtype=flat_dtype(space)).reshape(-1)
 
 
-def flatten_observations(space: gym.Space[Any], obs: Any) -> npt.NDArray[np.float32]:
-    """Flattens observations ``(N, ...)``, for a Dict space a dictionary of such, to ``(N, obs_dim)`` float32."""
+def flatten_observations(space: gym.Space[Any], obs: Any) -> npt.NDArray[Any]:
+    """Flattens observations ``(N, ...)``, for a Dict a dictionary of such, to ``(N, obs_dim)`` of ``flat_dtype``."""
     if isinstance(space, spaces.Dict):
         parts = [flatten_observations(sub, obs[key]) for key, sub in sorted(space.spaces.items())]
-        return np.concatenate(parts, axis=1)
-    array = np.asarray(obs, dtype=np.float32)
+        return np.concatenate(parts, axis=1, dtype=np.float32)
+    array = np.asarray(obs, dtype=flat_dtype(space))
     return array.reshape(len(array), -1)
 
 
