@@ -1,25 +1,27 @@
-"""Simulated environments: point-mass navigation and a PyBullet maze, as Gymnasium environments.
+"""Simulated environments: point-mass navigation, a maze and arms in PyBullet, as Gymnasium environments.
 
 Importing this package registers them; it loads neither PyBullet nor OpenCV.
 """
 
 from __future__ import annotations
 
-_ENVIRONMENTS = {
-    "safe_rl/Navigation1-v0": ("sim.navigation:Navigation1", "sim.navigation_vector:Navigation1Vector"),
-    "safe_rl/Navigation2-v0": ("sim.navigation:Navigation2", "sim.navigation_vector:Navigation2Vector"),
-    "safe_rl/Maze-v0": ("sim.maze:Maze", None),
+_ENVIRONMENTS: dict[str, tuple[str, str | None, int]] = {
+    "safe_rl/Navigation1-v0": ("sim.navigation:Navigation1", "sim.navigation_vector:Navigation1Vector", 100),
+    "safe_rl/Navigation2-v0": ("sim.navigation:Navigation2", "sim.navigation_vector:Navigation2Vector", 100),
+    "safe_rl/Maze-v0": ("sim.maze:Maze", None, 100),
+    "safe_rl/ObjectExtraction-v0": ("sim.extraction:ObjectExtraction", None, 25),
+    "safe_rl/ObjectExtractionDynamic-v0": ("sim.extraction:ObjectExtractionDynamic", None, 25),
 }
-_HORIZON = 100
+"""Entry point, that of the vectorised environment, and horizon."""
 
 
 def register_envs() -> None:
     """Registers the environments with Gymnasium; calling it again changes nothing."""
     from gymnasium.envs.registration import register, registry
 
-    for env_id, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
+    for env_id, (entry_point, vector_entry_point, horizon) in _ENVIRONMENTS.items():
         if env_id not in registry:
-            register(env_id, entry_point, vector_entry_point=vector_entry_point, max_episode_steps=_HORIZON)
+            register(env_id, entry_point, vector_entry_point=vector_entry_point, max_episode_steps=horizon)
 
 
 register_envs()
