@@ -8,6 +8,7 @@ version a second arm, a rod that hangs from above, sweeps past in front of the s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -66,8 +67,8 @@ class ObjectExtraction(ArmEnv):
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
         self._joints: list[Any] = []
         self._bodies: list[Any] = []
-        self._jaw = OPEN_JAW
-        self._sweep: tuple[float, ...] = (0.0, 0.0, 0.0)
+        self._jaw = 0.0
+        self._sweep: Sequence[float] = (0.0, 0.0, 0.0)
         self._start(random_state(np.random.default_rng(0), with_rod=self.HAS_ROD))
 
     def step(self, action: FloatArray) -> tuple[npt.NDArray[Any], float, bool, bool, dict[str, Any]]:

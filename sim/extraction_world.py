@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sim.arm import SUBSTEP_SEC, World
 from sim.bullet import pybullet
 from sim.extraction_scene import (
@@ -88,7 +90,7 @@ class ExtractionWorld(World):
         """Whether the gripper touches the second arm."""
         return self.rod is not None and self.touching(self.gripper, self.rod)
 
-    def drive_rod(self, speeds: Triple) -> None:
+    def drive_rod(self, speeds: Sequence[float]) -> None:
         """Sets the speeds of the second arm along x, y and z, in metres a second."""
         pybullet.setJointMotorControlArray(
             self.rod,
