@@ -189,9 +189,10 @@ class RiskAwareAgent(SACAgent):
 
     # ------------------------------------------------------------------- state
 
-    def _encoders(self) -> dict[str, torch.nn.Module]:
+    def encoders(self) -> dict[str, torch.nn.Module]:
+        """See ``SACAgent``; risk may have its own."""
         own = {} if self.risk_encoder is self.encoder else {"risk_encoder": self.risk_encoder}
-        return {**super()._encoders(), **own}
+        return {**super().encoders(), **own}
 
     def _acting_modules(self) -> tuple[torch.nn.Module, ...]:
         return (*super()._acting_modules(), self.risk_critic.critics)
@@ -207,7 +208,7 @@ class RiskAwareAgent(SACAgent):
 
     def _safety_parts(self) -> dict[str, Stateful]:
         """What the pretraining makes, by name; the scale or the encoders of the observations are part of it."""
-        return {"risk_critic": self.risk_critic, "risk_optimizer": self.risk_optimizer, **self._encoders()}
+        return {"risk_critic": self.risk_critic, "risk_optimizer": self.risk_optimizer, **self.encoders()}
 
     def safety_state_dict(self) -> dict[str, Any]:
         """The part of the state that the pretraining makes."""

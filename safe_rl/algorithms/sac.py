@@ -252,9 +252,9 @@ class SACAgent:
 
     def _policy_parts(self) -> dict[str, Stateful]:
         """What acting needs, by name."""
-        return {"actor": self.actor, **self._encoders()}
+        return {"actor": self.actor, **self.encoders()}
 
-    def _encoders(self) -> dict[str, nn.Module]:
+    def encoders(self) -> dict[str, nn.Module]:
         """What the networks look through, by name."""
         return {"normalizer" if self.image_shape is None else "encoder": self.encoder}
 
@@ -323,7 +323,7 @@ class SACAgent:
 
     def _acting_modules(self) -> tuple[nn.Module, ...]:
         """What acting reads."""
-        return (*self._encoders().values(), self.actor)
+        return (*self.encoders().values(), self.actor)
 
     # ----------------------------------------------------------------- helpers
 

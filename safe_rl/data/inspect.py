@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -122,15 +123,19 @@ def inspect_dataset(dataset: OfflineDataset) -> DatasetSummary:
 def finite_rows(transitions: Transitions) -> npt.NDArray[np.bool_]:
     """Tells for each transition whether all its numbers are finite."""
     arrays = (getattr(transitions, field.name) for field in fields(transitions))
-    return np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
+    return np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays if a.dtype.kind == "f"], axis=0)
 
 
 def count_duplicates(transitions: Transitions) -> int:
     """Counts the transitions that equal an earlier one, bit by bit."""
     columns = (transitions.obs, transitions.action, transitions.next_obs, transitions.reward[:, None])
-    rows = np.ascontiguousarray(np.concatenate([*columns, transitions.cost[:, None]], axis=1))
-    as_bytes = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))
-    return len(rows) - len(np.unique(as_bytes))
+    arrays = [np.ascontiguousarray(column) for column in (*columns, transitions.cost[:, None])]
+    if transitions.obs.dtype == np.uint8:  # images as they are would be sorted byte by byte, in a copy
+        rows = {b"".join(hashlib.sha256(array[i].data).digest() for array in arrays) for i in range(len(transitions))}
+        return len(transitions) - len(rows)
+    joined = np.ascontiguousarray(np.concatenate(arrays, axis=1))
+    as_bytes = joined.view(np.dtype((np.void, joined.dtype.itemsize * joined.shape[1])))
+    return len(joined) - len(np.unique(as_bytes))
 
 
 def action_coverage(space: spaces.Space[Any], action: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -168,13 +173,27 @@ def _observation_statistics(dataset: OfflineDataset, transitions: Transitions) -
     return statistics
 
 
-def _statistics(name: str, values: npt.NDArray[np.float32]) -> DimensionStatistics:
+def _statistics(name: str, values: npt.NDArray[Any]) -> DimensionStatistics:
     """Of the finite numbers; NaN where there are none."""
+    if values.dtype == np.uint8:
+        return _byte_statistics(name, values)
     columns = values.reshape(len(values), -1).astype(np.float64)
     finite = columns[np.isfinite(columns)]
     low, high, mean, std = (f(finite) for f in (np.min, np.max, np.mean, np.std)) if finite.size else (np.nan,) * 4
     constant = int((columns == columns[0]).all(axis=0).sum())
     return DimensionStatistics(name, columns.shape[1], float(low), float(high), float(mean), float(std), constant)
+
+
+def _byte_statistics(name: str, values: npt.NDArray[np.uint8]) -> DimensionStatistics:
+    """The same of many bytes, by counting them: as floats they would take eight times the memory."""
+    values = values.reshape(len(values), -1)
+    counts = np.sum([np.bincount(row, minlength=256) for row in values], axis=0)
+    levels = np.arange(256)
+    mean = float((counts * levels).sum() / counts.sum())
+    std = float(np.sqrt((counts * (levels - mean) ** 2).sum() / counts.sum()))
+    seen = np.flatnonzero(counts)
+    constant = int((values == values[0]).all(axis=0).sum())
+    return DimensionStatistics(name, values.shape[1], float(seen[0]), float(seen[-1]), mean, std, constant)
 
 
 def _warnings(

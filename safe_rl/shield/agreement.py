@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def largest_difference(
     rng = np.random.default_rng(seed)
     largest = 0.0
     for rows in batch_sizes:
-        for obs in _observations(rng, rows, ObservationLayout(spec.observation_space).size):
+        for obs in _observations(rng, rows, ObservationLayout(spec.observation_space)):
             proposal = _proposals(rng, rows, spec)
             # The switch turns where some of the rows lie.
             for eps_risk in (spec.switch.eps_risk, float(np.median(engine.decide(obs, 0.5).risk))):
@@ -48,7 +49,13 @@ def largest_difference(
     return largest
 
 
-def _observations(rng: np.random.Generator, rows: int, obs_dim: int) -> Iterator[FloatArray]:
+def _observations(rng: np.random.Generator, rows: int, layout: ObservationLayout) -> Iterator[npt.NDArray[Any]]:
+    obs_dim = layout.size
+    if layout.image_shape is not None:
+        yield rng.integers(0, 256, (rows, obs_dim), dtype=np.uint8)
+        for level in (0, 128, 255):
+            yield np.full((rows, obs_dim), level, dtype=np.uint8)
+        return
     random = rng.normal(size=(rows, obs_dim))
     signs = rng.choice([-1.0, 1.0], size=(rows, obs_dim))
     for obs in (random, 100 * random, 0 * random, 1e6 * signs, 1e-40 * signs, 3e38 * signs):
@@ -64,7 +71,7 @@ def _proposals(rng: np.random.Generator, rows: int, spec: BundleSpec) -> FloatAr
 
 
 def _difference(
-    engine: Engine, obs: FloatArray, eps_risk: float, spec: BundleSpec, one: Evaluation, two: Evaluation
+    engine: Engine, obs: npt.NDArray[Any], eps_risk: float, spec: BundleSpec, one: Evaluation, two: Evaluation
 ) -> float:
     recovery = _distance(one.recovery_action, two.recovery_action)
     recovery_risk = engine.filter(obs, one.recovery_action, eps_risk).risk

@@ -40,8 +40,8 @@ class Recording:
     """(T,) when each began, by the shield's monotonic clock."""
     solve_time_sec: npt.NDArray[np.float64]
     """(T,) how long each took."""
-    obs: FloatArray
-    """(T, obs_dim) flat observations; NaN where none could be read."""
+    obs: npt.NDArray[Any]
+    """(T, obs_dim) flat observations; NaN, in images 0, where none could be read."""
     task_action: FloatArray
     """(T, act_dim) what was proposed."""
     action: FloatArray
@@ -73,6 +73,7 @@ class BlackBox:
         obs_dim: int,
         act_dim: int,
         *,
+        obs_dtype: np.dtype[Any] | type[Any] = np.float32,
         capacity: int = 256,
         min_interval_sec: float = 1.0,
         max_files: int = 100,
@@ -84,6 +85,7 @@ class BlackBox:
             folder: Where dumps are written; made if it is missing.
             obs_dim: Length of a flat observation.
             act_dim: Length of an action.
+            obs_dtype: Type of a flat observation.
             capacity: Number of decisions that are kept.
             min_interval_sec: Least time between two dumps: stopping and starting all the time shall not fill the disk.
             max_files: With so many files in the folder no more are written; none is ever deleted.
@@ -107,7 +109,7 @@ class BlackBox:
         )
         # time, solve time, risk, score, mode, reason
         self._numbers = np.zeros((capacity, 6))
-        self._obs = np.zeros((capacity, obs_dim), dtype=np.float32)
+        self._obs = np.zeros((capacity, obs_dim), dtype=obs_dtype)
         self._task_action, self._action = (np.zeros((capacity, act_dim), dtype=np.float32) for _ in range(2))
         self._count = 0
         self._last_dump_sec = -float("inf")
@@ -116,7 +118,7 @@ class BlackBox:
         self._writer = threading.Thread(target=self._write_all, name="black box", daemon=True)
         self._writer.start()
 
-    def record(self, time_sec: float, obs: FloatArray, decision: ShieldDecision) -> None:
+    def record(self, time_sec: float, obs: npt.NDArray[Any], decision: ShieldDecision) -> None:
         """Takes one decision on the observation (obs_dim,)."""
         place = self._count % self._capacity
         self._numbers[place] = (

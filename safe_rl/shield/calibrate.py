@@ -38,6 +38,8 @@ _FIT_SHARE = 0.25
 _MOST_FIT_STEPS = 20_000
 _BATCH = {"model-free": 4096, "q-sampling": 64}
 """Rows at a time; recovery by sampling evaluates a thousand actions for each."""
+_IMAGE_BATCH = 256
+"""Images at a time at most; the first convolution's maps take more memory than the networks behind them."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -265,6 +267,8 @@ def _evaluate(
 ) -> _Evaluated:
     """Runs the engine over the executed actions, twice over the part that the distribution is fitted to."""
     size, num_steps = _BATCH[spec.recovery], len(transitions)
+    if transitions.obs.dtype == np.uint8:
+        size = min(size, _IMAGE_BATCH)
     is_fit = _fit_steps(outcomes, seed)
     fit = np.flatnonzero(is_fit)
     features = [

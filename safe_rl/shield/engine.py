@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,19 +26,19 @@ class Evaluation(NamedTuple):
 
 
 class Engine(Protocol):
-    """Evaluates a bundle's networks. Inputs are checked by the caller: finite, float32, of the right shape."""
+    """Evaluates a bundle's networks. Inputs are checked by the caller: finite, of the right type and shape."""
 
     name: str
 
-    def decide(self, obs: FloatArray, eps_risk: float) -> Evaluation:
+    def decide(self, obs: npt.NDArray[Any], eps_risk: float) -> Evaluation:
         """Proposes by the task policy's mean action.
 
         Args:
-            obs: (N, obs_dim) flat observations in the environment's units.
+            obs: (N, obs_dim) flat observations in the environment's units; images as uint8.
             eps_risk: Threshold of the switch.
         """
         ...
 
-    def filter(self, obs: FloatArray, proposal: FloatArray, eps_risk: float) -> Evaluation:
+    def filter(self, obs: npt.NDArray[Any], proposal: FloatArray, eps_risk: float) -> Evaluation:
         """Judges given proposals (N, act_dim) in the environment's units; for the rest see ``decide``."""
         ...

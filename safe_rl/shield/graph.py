@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from safe_rl.errors import UserError
+from safe_rl.nets.conv import EncoderWeights, ImageShape, encode
 from safe_rl.shield.bundle import WEIGHTS, Arrays, PolicyBundle
 from safe_rl.shield.observation import ObservationLayout
 from safe_rl.shield.spec import BundleSpec
-from safe_rl.shield.weights import ArrayReader, agent_arrays
+from safe_rl.shield.weights import ArrayReader, EncoderLayers, FloatArray, agent_arrays
 from safe_rl.switch import RecoverySwitch
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ class DecisionGraph(nn.Module):
         UserError: An array is missing, unknown, of another type, or its shape does not fit.
     """
 
-    mean: Tensor
-    inverse_std: Tensor
     low: Tensor
     high: Tensor
     center: Tensor
@@ -47,28 +46,28 @@ class DecisionGraph(nn.Module):
 
     def __init__(self, spec: BundleSpec, arrays: Arrays, source: str) -> None:
         super().__init__()
-        obs_dim, act_dim = ObservationLayout(spec.observation_space).size, len(spec.limits.low)
+        layout, act_dim = ObservationLayout(spec.observation_space), len(spec.limits.low)
         low, high = (_bounds(spec.action_space, key, act_dim) for key in ("low", "high"))
         reader = ArrayReader(arrays, source)
+        # Of a state both see the same.
+        self.task_view, self.risk_view, state_dim = _views(reader, layout)
         constants = {
-            "mean": reader.take("normalizer.mean", obs_dim),
-            "inverse_std": reader.take("normalizer.inverse_std", obs_dim),
             "low": low,
             "high": high,
             "center": (high + low) / 2,
             "half_range": (high - low) / 2,
         }
-        self.task_policy = _mlp(reader, "task_policy", obs_dim, act_dim)
+        self.task_policy = _mlp(reader, "task_policy", state_dim, act_dim)
         # One critic after the other: in ONNX Runtime faster for a single row than a batched product.
         self.risk_critics = [
-            _mlp(reader, f"risk_critic.{member}", obs_dim + act_dim, 1)
+            _mlp(reader, f"risk_critic.{member}", state_dim + act_dim, 1)
             for member in range(reader.count("risk_critic.{}.0.weight"))
         ]
         for member, critic in enumerate(self.risk_critics):
             self.add_module(f"risk_critic_{member}", critic)
         self.recovery_policy = None
         if spec.recovery == "model-free":
-            self.recovery_policy = _mlp(reader, "recovery_policy", obs_dim, act_dim)
+            self.recovery_policy = _mlp(reader, "recovery_policy", state_dim, act_dim)
         else:
             constants["candidates"] = reader.take("recovery.candidates", None, act_dim)
         reader.require_all_taken()
@@ -89,8 +88,9 @@ class DecisionGraph(nn.Module):
 
     def decide(self, obs: Tensor, eps_risk: Tensor) -> Outputs:
         """Proposes by the task policy; for arguments and results see ``safe_rl.shield.engine.Engine``."""
-        state = self._normalize(obs)
+        state = self.task_view(obs)
         unit_proposal = self.task_policy(state).tanh()
+        state = state if self.risk_view is self.task_view else self.risk_view(obs)
         return self._judge(state, unit_proposal, self._to_env(unit_proposal), eps_risk)
 
     def filter(self, obs: Tensor, proposal: Tensor, eps_risk: Tensor) -> Outputs:
@@ -98,10 +98,7 @@ class DecisionGraph(nn.Module):
         proposal = torch.minimum(torch.maximum(proposal, self.low), self.high)
         scale = torch.where(self.half_range > 0, self.half_range, torch.ones_like(self.half_range))
         unit_proposal = ((proposal - self.center) / scale).clamp(-1.0, 1.0)
-        return self._judge(self._normalize(obs), unit_proposal, proposal, eps_risk)
-
-    def _normalize(self, obs: Tensor) -> Tensor:
-        return ((obs - self.mean) * self.inverse_std).clamp(-10.0, 10.0)
+        return self._judge(self.risk_view(obs), unit_proposal, proposal, eps_risk)
 
     def _to_env(self, unit_action: Tensor) -> Tensor:
         return torch.minimum(torch.maximum(self.center + self.half_range * unit_action, self.low), self.high)
@@ -135,6 +132,53 @@ class DecisionGraph(nn.Module):
         # By the logit: where the sigmoid is flat, it still tells which is the least risky.
         logit, best = self._risk(states, actions)[0].view(-1, num_samples).min(1)
         return self.candidates[best], logit
+
+
+class _Scaled(nn.Module):
+    """What the networks see of a state."""
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, mean: FloatArray, inverse_std: FloatArray) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("inverse_std", torch.tensor(inverse_std))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        return ((obs - self.mean) * self.inverse_std).clamp(-10.0, 10.0)
+
+
+class _Encoded(nn.Module):
+    """What they see of an image."""
+
+    def __init__(self, layers: EncoderLayers, shape: ImageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        convolutions, linear, norm = layers
+        self._layers = [*convolutions, linear, norm]
+        for index, (weight, bias) in enumerate(self._layers):
+            self.register_buffer(f"weight_{index}", torch.tensor(weight))
+            self.register_buffer(f"bias_{index}", torch.tensor(bias))
+
+    def forward(self, obs: Tensor) -> Tensor:
+        places = range(len(self._layers))
+        *convolutions, linear, norm = [
+            (self.get_buffer(f"weight_{index}"), self.get_buffer(f"bias_{index}")) for index in places
+        ]
+        return encode(obs, self.shape, EncoderWeights(convolutions, linear, norm))
+
+
+def _views(reader: ArrayReader, layout: ObservationLayout) -> tuple[nn.Module, nn.Module, int]:
+    """What the task policy and what the risk critic looks through, and the width of what they see."""
+    if layout.image_shape is None:
+        scaled = _Scaled(*(reader.take(f"normalizer.{name}", layout.size) for name in ("mean", "inverse_std")))
+        return scaled, scaled, layout.size
+    layers = reader.take_encoder("encoder", layout.image_shape)
+    task = risk = _Encoded(layers, layout.image_shape)
+    if reader.has("risk_encoder.linear.weight"):
+        risk = _Encoded(reader.take_encoder("risk_encoder", layout.image_shape), layout.image_shape)
+    return task, risk, len(layers[1][0])
 
 
 def _mlp(reader: ArrayReader, prefix: str, inputs: int, outputs: int) -> nn.Sequential:

@@ -86,9 +86,12 @@ def _training_datasets(provenance: dict[str, Any]) -> list[OfflineDataset]:
 def _episode_digests(dataset: OfflineDataset) -> list[bytes]:
     """A hash of the observations and actions of each episode."""
     transitions = dataset.transitions()
-    rows = np.ascontiguousarray(np.concatenate([transitions.obs, transitions.action, transitions.next_obs], axis=1))
-    ends = np.cumsum(dataset.episode_lengths)
-    return [
-        hashlib.sha256(rows[end - length : end].data).digest()
-        for length, end in zip(dataset.episode_lengths.tolist(), ends.tolist(), strict=True)
-    ]
+    columns = [np.ascontiguousarray(c) for c in (transitions.obs, transitions.action, transitions.next_obs)]
+    digests, start = [], 0
+    for length in dataset.episode_lengths.tolist():
+        digest = hashlib.sha256()
+        for column in columns:
+            digest.update(column[start : start + length].data)
+        digests.append(digest.digest())
+        start += length
+    return digests

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,20 @@ FloatArray = npt.NDArray[np.float32]
 FLOAT32 = np.dtype(np.float32)
 
 
+UINT8 = np.dtype(np.uint8)
+
+
 class ObservationError(ValueError):
-    """An observation that cannot be decided on; the message is one of ``safe_rl.shield.decision.Reason``'s values."""
+    """An observation that cannot be decided on.
+
+    Args:
+        reason: One of ``safe_rl.shield.decision.Reason``'s values; the error's message.
+        detail: What came and what should have, in one line for a log.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 def is_finite(row: FloatArray) -> bool:
@@ -32,7 +44,12 @@ class Box:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def write(self, value: Any, out: FloatArray) -> None:
+    @property
+    def is_image(self) -> bool:
+        """Whether it is what training takes for an image; see ``safe_rl.envs.spaces.image_shape``."""
+        return self.dtype == UINT8 and len(self.shape) == 3
+
+    def write(self, value: Any, out: npt.NDArray[Any]) -> None:
         """Checks ``value`` and writes it flat into ``out``.
 
         Raises:
@@ -42,18 +59,30 @@ class Box:
             raise ObservationError("observation_unreadable")  # what stands below a mask is no measurement
         array = np.asarray(value)
         if array.shape != self.shape:
-            raise ObservationError("observation_wrong_shape")
+            raise ObservationError("observation_wrong_shape", self._misfit(array))
         if array.dtype is FLOAT32 is self.dtype:
             out[:] = array.reshape(-1)
             return
-        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, "same_kind"):
-            raise ObservationError("observation_wrong_dtype")
+        # Bytes would silently keep the last eight bits of a larger integer.
+        casting: Literal["safe", "same_kind"] = "safe" if out.dtype == UINT8 else "same_kind"
+        if array.dtype != self.dtype and not np.can_cast(array.dtype, self.dtype, casting):
+            raise ObservationError("observation_wrong_dtype", self._misfit(array))
         with np.errstate(over="ignore"):  # what overflows float32 is found as infinity
             out[:] = array.reshape(-1)
 
+    def _misfit(self, array: npt.NDArray[Any]) -> str:
+        what = "image" if self.is_image else "array"
+        line = f"{array.dtype}{array.shape} came where the policy was trained on an {what} {self.dtype}{self.shape}"
+        if self.is_image and array.shape != self.shape and sorted(array.shape) == sorted(self.shape):
+            line += ": the order must be height, width, channels"
+        return line
+
 
 class ObservationLayout:
-    """How an observation becomes one flat float32 row: Dict entries in alphabetical order, as in training."""
+    """How an observation becomes one flat row: Dict entries in alphabetical order, as in training.
+
+    The row is uint8 where the observation is an image, else float32.
+    """
 
     def __init__(self, description: dict[str, Any]) -> None:
         """Reads ``safe_rl.envs.spaces.space_to_json``'s description.
@@ -64,6 +93,13 @@ class ObservationLayout:
         self._entries: list[tuple[tuple[str, ...], Box, slice]] = []
         self.size = 0
         self._add(description, ())
+        self.image_shape: tuple[int, int, int] | None = None
+        """Height, width and channels where the observation is an image."""
+        if len(self._entries) == 1 and self._entries[0][0] == () and self._entries[0][1].is_image:
+            height, width, channels = self._entries[0][1].shape
+            self.image_shape = height, width, channels
+        self.dtype = FLOAT32 if self.image_shape is None else UINT8
+        """The type of a row."""
 
     def _add(self, description: Any, path: tuple[str, ...]) -> None:
         try:
@@ -83,7 +119,7 @@ class ObservationLayout:
         self._entries.append((path, box, slice(self.size, end)))
         self.size = end
 
-    def flatten(self, obs: Any, out: FloatArray) -> None:
+    def flatten(self, obs: Any, out: npt.NDArray[Any]) -> None:
         """Writes an observation into ``out`` (size,).
 
         Raises:
@@ -96,10 +132,10 @@ class ObservationLayout:
                     raise ObservationError("observation_entry_missing")
                 value = value[key]
             box.write(value, out[place])
-        if not is_finite(out):
+        if out.dtype is FLOAT32 and not is_finite(out):
             raise ObservationError("observation_not_finite")
 
-    def unflatten(self, row: FloatArray) -> Any:
+    def unflatten(self, row: npt.NDArray[Any]) -> Any:
         """Makes the observation again that ``flatten`` wrote into ``row`` (size,)."""
         obs: dict[str, Any] = {}
         for path, box, place in self._entries:

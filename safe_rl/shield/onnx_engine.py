@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from safe_rl.errors import UserError
@@ -20,7 +21,8 @@ FINGERPRINT = "safe_rl_fingerprint"
 INPUTS = {DECIDE_GRAPH: ("obs", "eps_risk"), FILTER_GRAPH: ("obs", "proposed_action", "eps_risk")}
 """Names of the graphs' inputs; their outputs are named as the fields of ``Evaluation``."""
 
-_BOOL = "tensor(bool)"
+_FLOAT, _UINT8, _BOOL = "tensor(float)", "tensor(uint8)", "tensor(bool)"
+_TYPES: dict[str, Any] = {_FLOAT: np.float32, _UINT8: np.uint8, _BOOL: np.bool_}
 _CURE = "export the run again with --onnx"
 # The key that leads out of the file. Its length can be written in several ways, so the word alone is looked for: ours
 # never hold it.
@@ -44,11 +46,11 @@ class OnnxEngine:
         self._decide = _Graph(_open(bundle, DECIDE_GRAPH, expected))
         self._filter = _Graph(_open(bundle, FILTER_GRAPH, expected))
 
-    def decide(self, obs: FloatArray, eps_risk: float) -> Evaluation:
+    def decide(self, obs: npt.NDArray[Any], eps_risk: float) -> Evaluation:
         """See ``Engine``."""
         return self._decide.run(obs, eps_risk)
 
-    def filter(self, obs: FloatArray, proposal: FloatArray, eps_risk: float) -> Evaluation:
+    def filter(self, obs: npt.NDArray[Any], proposal: FloatArray, eps_risk: float) -> Evaluation:
         """See ``Engine``."""
         return self._filter.run(obs, proposal, eps_risk)
 
@@ -67,9 +69,10 @@ class _Graph:
         for node, array in zip(session.get_outputs(), self._outputs, strict=True):
             self._binding.bind_output(node.name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def run(self, *inputs: FloatArray | float) -> Evaluation:
+    def run(self, *inputs: npt.NDArray[Any] | float) -> Evaluation:
         if len(inputs[0]) != 1:  # type: ignore[arg-type]
-            feed = dict(zip(self._names, (np.asarray(value, np.float32) for value in inputs), strict=True))
+            arrays = (np.asarray(value, row.dtype) for value, row in zip(inputs, self._inputs, strict=True))
+            feed = dict(zip(self._names, arrays, strict=True))
             return Evaluation(*self._session.run(None, feed))
         for array, value in zip(self._inputs, inputs, strict=True):
             array[...] = value
@@ -79,7 +82,7 @@ class _Graph:
 
 def _row_of(node: ort.NodeArg) -> Any:
     shape = [length if isinstance(length, int) else 1 for length in node.shape]
-    return np.zeros(shape, np.bool_ if node.type == _BOOL else np.float32)
+    return np.zeros(shape, _TYPES[node.type])
 
 
 def fingerprint(spec: BundleSpec, weights: bytes) -> str:
@@ -111,7 +114,9 @@ def _open(bundle: PolicyBundle, name: str, expected_fingerprint: str) -> ort.Inf
 
 def _check(session: ort.InferenceSession, spec: BundleSpec, name: str, path: str) -> None:
     """Compares names, types and shapes with those that the description leads to; ``...`` is any fixed length."""
-    obs_dim, act_dim = ObservationLayout(spec.observation_space).size, len(spec.limits.low)
+    layout, act_dim = ObservationLayout(spec.observation_space), len(spec.limits.low)
+    obs_dim = layout.size
+    types = {"hands_over": _BOOL, "obs": _FLOAT if layout.image_shape is None else _UINT8}
     inputs: dict[str, Any] = {"obs": ("N", obs_dim), "proposed_action": ("N", act_dim), "eps_risk": ()}
     outputs: dict[str, Any] = {"proposal": ("N", act_dim), "recovery_action": ("N", act_dim), "risk": ("N",)}
     outputs |= {"hands_over": ("N",), "features": ("N", ...)}
@@ -130,6 +135,6 @@ def _check(session: ort.InferenceSession, spec: BundleSpec, name: str, path: str
             if not fits:
                 need = str(wanted).replace("Ellipsis", "any").replace("'", "")
                 raise UserError(f"{path}: {node.name} has the shape {shape}, not {need}: {_CURE}")
-            dtype = _BOOL if node.name == "hands_over" else "tensor(float)"
+            dtype = types.get(node.name, _FLOAT)
             if node.type != dtype:
                 raise UserError(f"{path}: {node.name} is a {node.type}, not a {dtype}: {_CURE}")

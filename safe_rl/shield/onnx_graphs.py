@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from safe_rl.shield.bundle import DECIDE_GRAPH, FILTER_GRAPH
 from safe_rl.shield.engine import Evaluation
 from safe_rl.shield.graph import DecisionGraph, Outputs
+from safe_rl.shield.observation import ObservationLayout
 from safe_rl.shield.onnx_engine import FINGERPRINT, INPUTS, fingerprint
 from safe_rl.shield.spec import BundleSpec
 
@@ -51,7 +53,9 @@ def make_graphs(graph: DecisionGraph, spec: BundleSpec, weights: bytes) -> dict[
     Returns:
         Name and content of the two files.
     """
-    obs, proposal, eps_risk = torch.zeros(2, len(graph.mean)), torch.zeros(2, len(graph.low)), torch.tensor(0.5)
+    layout = ObservationLayout(spec.observation_space)
+    obs = torch.from_numpy(np.zeros((2, layout.size), layout.dtype))
+    proposal, eps_risk = torch.zeros(2, len(graph.low)), torch.tensor(0.5)
     rows = {0: torch.export.Dim("N")}
     models = {
         DECIDE_GRAPH: _to_onnx(_Decide(graph), (obs, eps_risk), (rows, None), INPUTS[DECIDE_GRAPH]),

@@ -83,7 +83,9 @@ class Shield:
         if spec.distribution is not None:
             self._distribution = FeatureDistribution.from_arrays(bundle.read_arrays(DISTRIBUTION))
             self._largest_score = spec.distribution.threshold if spec.distribution.stop else math.inf
-        self._obs = np.zeros((1, self._layout.size), dtype=np.float32)
+        self._obs = np.zeros((1, self._layout.size), dtype=self._layout.dtype)
+        self._no_obs = np.nan if self._layout.image_shape is None else 0
+        self._told = ""
         self._proposal = np.zeros((1, self._limiter.act_dim), dtype=np.float32)
         self._unknown = np.full(self._limiter.act_dim, np.nan, dtype=np.float32)
         self._recovering_since: float | None = None
@@ -115,7 +117,10 @@ class Shield:
         bundle = PolicyBundle.load(path)
         shield = cls(bundle, load_engine(bundle, engine))
         if black_box is not None:
-            shield.black_box = BlackBox(Path(black_box), shield._layout.size, shield._limiter.act_dim, source=str(path))
+            layout = shield._layout
+            shield.black_box = BlackBox(
+                Path(black_box), layout.size, shield._limiter.act_dim, obs_dtype=layout.dtype, source=str(path)
+            )
         return shield
 
     @property
@@ -178,7 +183,7 @@ class Shield:
     def stop(self) -> ShieldDecision:
         """Stops without deciding, because of what the shield cannot see: a silent sensor, an emergency stop."""
         started = self._clock()
-        self._obs.fill(np.nan)
+        self._obs.fill(self._no_obs)
         decision = ShieldDecision(
             self._limiter.stop(), self._unknown.copy(), math.nan, Mode.STOP, Reason.EXTERNAL, math.nan, 0.0
         )
@@ -234,7 +239,11 @@ class Shield:
         except Exception as error:
             reason = Reason(str(error)) if isinstance(error, ObservationError) else Reason.OBSERVATION_UNREADABLE
             if reason is not Reason.OBSERVATION_NOT_FINITE:
-                self._obs.fill(np.nan)  # it was written in part, or not at all
+                self._obs.fill(self._no_obs)  # it was written in part, or not at all
+            detail = getattr(error, "detail", "")
+            if detail and detail != self._told:  # once, and not at every step of the control loop
+                _log.warning("the shield stops: %s", detail)
+                self._told = detail
             raise _Stop(reason) from error
 
     def _read_proposal(self, proposed_action: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 
 from safe_rl.shield.bundle import PolicyBundle
@@ -25,12 +28,12 @@ class TorchEngine:
         self._graph = DecisionGraph.from_bundle(bundle)
 
     @torch.inference_mode()
-    def decide(self, obs: FloatArray, eps_risk: float) -> Evaluation:
+    def decide(self, obs: npt.NDArray[Any], eps_risk: float) -> Evaluation:
         """See ``Engine``."""
         return _arrays(self._graph.decide(torch.from_numpy(obs), torch.tensor(eps_risk)))
 
     @torch.inference_mode()
-    def filter(self, obs: FloatArray, proposal: FloatArray, eps_risk: float) -> Evaluation:
+    def filter(self, obs: npt.NDArray[Any], proposal: FloatArray, eps_risk: float) -> Evaluation:
         """See ``Engine``."""
         return _arrays(self._graph.filter(torch.from_numpy(obs), torch.from_numpy(proposal), torch.tensor(eps_risk)))
 

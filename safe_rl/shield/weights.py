@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from safe_rl.errors import UserError
+from safe_rl.nets.conv import KERNEL, ImageEncoder, ImageShape, map_shape
 from safe_rl.shield.bundle import Arrays
 
 if TYPE_CHECKING:
@@ -18,27 +20,43 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 Layers = list[tuple[FloatArray, FloatArray]]
+EncoderLayers = tuple[Layers, tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]
+"""The arrays of ``safe_rl.nets.conv.EncoderWeights``."""
 
 
 def agent_arrays(agent: RecoveryRLAgent) -> Arrays:
     """What acting without exploration needs of an agent, as float32.
 
-    ``normalizer.mean`` and ``.inverse_std`` (obs_dim,); of the networks ``task_policy`` (its mean alone),
+    ``normalizer.mean`` and ``.inverse_std`` (obs_dim,), or of images the ``encoder`` (and ``risk_encoder``, where risk
+    has its own): ``.conv.<index>.weight`` (out, in, 3, 3), ``.linear.weight`` (feature_dim, map), ``.norm.weight``
+    (feature_dim,) and the ``.bias`` of each; of the networks ``task_policy`` (its mean alone),
     ``risk_critic.<member>`` and ``recovery_policy`` each layer's ``.<index>.weight`` (out, in) and ``.<index>.bias``
     (out,); for recovery by sampling ``recovery.candidates`` (num_samples, act_dim) in [-1, 1] instead of the policy.
     """
     recovery: Any = agent.recovery
     critics = agent.risk_critic.critics
-    arrays = {
-        "normalizer.mean": _numpy(agent.normalizer.mean),
-        "normalizer.inverse_std": _numpy(agent.normalizer.inverse_std),
-        **_layer_arrays(agent.actor.net, 0, "task_policy", outputs=agent.act_dim),
-    }
+    arrays: Arrays = {}
+    for name, encoder in agent.encoders().items():
+        if isinstance(encoder, ImageEncoder):
+            arrays |= _encoder_arrays(encoder, name)
+        else:
+            arrays |= {f"{name}.{key}": _numpy(encoder.get_buffer(key)) for key in ("mean", "inverse_std")}
+    arrays |= _layer_arrays(agent.actor.net, 0, "task_policy", outputs=agent.act_dim)
     for member in range(critics.num_members):
         arrays |= _layer_arrays(critics, member, f"risk_critic.{member}")
     if agent.config.recovery.kind == "model-free":
         return arrays | _layer_arrays(recovery.actor.net, 0, "recovery_policy")
     return arrays | {"recovery.candidates": _numpy(recovery.fixed_candidates("cpu"))}
+
+
+def _encoder_arrays(encoder: ImageEncoder, prefix: str) -> Arrays:
+    weights = encoder.weights()
+    layers = {f"conv.{index}": layer for index, layer in enumerate(weights.convolutions)}
+    layers |= {"linear": weights.linear, "norm": weights.norm}
+    arrays: Arrays = {}
+    for name, (weight, bias) in layers.items():
+        arrays |= {f"{prefix}.{name}.weight": _numpy(weight), f"{prefix}.{name}.bias": _numpy(bias)}
+    return arrays
 
 
 def _layer_arrays(net: StackedMLP, member: int, prefix: str, outputs: int | None = None) -> Arrays:
@@ -85,6 +103,10 @@ class ArrayReader:
             raise UserError(f"{self._source}: {name} has shape {array.shape}, not ({need}): export the run again")
         return array
 
+    def has(self, name: str) -> bool:
+        """Whether an array of that name is left."""
+        return name in self._left
+
     def count(self, pattern: str) -> int:
         """How many names are numbered without a gap; at least 1, so that a missing first one will be noticed."""
         number = 1
@@ -101,6 +123,20 @@ class ArrayReader:
             inputs = len(weight)
             layers.append((weight, self.take(f"{prefix}.{index}.bias", inputs)))
         return layers
+
+    def take_encoder(self, prefix: str, shape: ImageShape) -> EncoderLayers:
+        """Returns weights and biases of an encoder of images of that shape; see ``take``."""
+        channels = shape[2]
+        convolutions: Layers = []
+        for index in range(self.count(prefix + ".conv.{}.weight")):
+            weight = self.take(f"{prefix}.conv.{index}.weight", None, channels, KERNEL, KERNEL)
+            channels = len(weight)
+            convolutions.append((weight, self.take(f"{prefix}.conv.{index}.bias", channels)))
+        last_map = map_shape(shape, [len(weight) for weight, _ in convolutions])
+        linear = self.take(f"{prefix}.linear.weight", None, math.prod(last_map))
+        features = len(linear)
+        rest = [self.take(f"{prefix}.{name}", features) for name in ("linear.bias", "norm.weight", "norm.bias")]
+        return convolutions, (linear, rest[0]), (rest[1], rest[2])
 
     def require_all_taken(self) -> None:
         """Raises ``UserError`` where an array is left that nothing needs."""
