@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
+import numpy as np
+
 from safe_rl.errors import UserError
 from safe_rl.flow.actors import ActorGroup
 from safe_rl.flow.backend import Backend
@@ -28,6 +30,8 @@ AT_ONCE_SEC = 100e-6
 """An answer that takes no longer was there before it was waited for."""
 MANY = 8
 """With fewer requests under way, looking for all that have an answer costs more than it brings."""
+LOOK_AT_ALL = 0.125
+"""Share of the waits that take all answers: of several, Ray gives any one, and may pass over another for ever."""
 
 
 def import_ray() -> ModuleType:
@@ -104,6 +108,9 @@ class _RayEngine(Engine):
         self.closed = False
         self._take_all = False
         """Whether more than one answer is likely to be there: the actors are ahead of the driver."""
+        self._draw = np.random.default_rng(
+            0
+        ).random  # not every eighth: streams that take turns would share them unevenly
 
     def spawn(
         self, cls: Callable[..., Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
@@ -157,7 +164,7 @@ class _RayEngine(Engine):
     def wait(self, tokens: Sequence[Token], timeout_sec: float | None) -> list[Token]:
         waited = list(tokens)
         ready: list[Token] = []
-        if self._take_all or timeout_sec == 0:
+        if self._take_all or timeout_sec == 0 or self._draw() < LOOK_AT_ALL:
             ready, _ = self._ray.wait(waited, num_returns=len(waited), timeout=0)
             self._take_all = len(ready) > 1
         if not ready and timeout_sec != 0:

@@ -97,7 +97,7 @@ def nodes_leave() -> dict[str, Any]:
                 others += index == 1
             seen.append({"moved": homes[0] != former, "others": others, "left": len(group)})
         counted = Tally({name: int(value) for name, value in backend.context.snapshot().items()})
-        goes_on = {next(stream)[0] for _ in range(10)}
+        goes_on = {next(stream)[0] for _ in range(100)}
     cluster.shutdown()
     return {"seen": seen, "counted": counted, "goes_on": sorted(goes_on)}
 

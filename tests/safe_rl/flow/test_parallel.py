@@ -15,6 +15,7 @@ Counters = ActorGroup[Counter]
 
 
 def counts(counters: Counters) -> list[int]:
+    """How many items each actor made; whatever it was asked for before this is done then."""
     return [handle.call(Counter.get_count).get(30) for handle in counters.handles]
 
 
@@ -48,7 +49,9 @@ def test_batch_across_shards(counters: Counters) -> None:
 @pytest.mark.parametrize("num_async", [1, 2, 4])
 def test_gather_async_keeps_each_shards_order_and_bounds_what_is_under_way(counters: Counters, num_async: int) -> None:
     stream = counters.iterate(Counter.sample).gather_async(num_async)
-    items = [next(stream) for _ in range(30)]
+    items = [next(stream)]
+    counts(counters)  # all have answered once this is answered: a busy machine may keep one of them waiting
+    items += [next(stream) for _ in range(99)]
     for position, name in enumerate("abc"):
         mine = [item for item in items if item[0] == name]
         assert mine == [f"{name}{number}" for number in range(len(mine))]
@@ -67,10 +70,12 @@ def test_gather_async_does_not_wait_for_the_slow_one(counters: Counters) -> None
 
 def test_gather_async_gives_all_that_wait_a_turn(counters: Counters) -> None:
     stream = counters.iterate(Counter.sample).gather_async(2)
-    next(stream)
-    for handle in counters.handles:  # whatever was asked for is done once this is answered
-        handle.call(Counter.get_count).get(30)
-    assert {next(stream)[0] for _ in range(6)} == set("abc")
+    counts(counters)
+    names = [next(stream)[0]]
+    for _ in range(100):  # Ray may pass over one of those that have an answer, again and again
+        counts(counters)  # whatever was asked for is done once this is answered
+        names.append(next(stream)[0])
+    assert min(map(names.count, "abc")) > 10
 
 
 def test_stages_run_on_the_actor_in_their_order(counters: Counters) -> None:
@@ -102,7 +107,7 @@ def test_a_method_that_stops_ends_its_shard(counters: Counters) -> None:
 def test_weights_reach_an_actor_before_its_next_item(counters: Counters) -> None:
     stream = counters.iterate(Counter.sample_versioned).zip_with_source_actor().gather_async()
     versions: dict[str, list[int]] = {name: [] for name in "abc"}
-    for version in range(12):
+    for version in range(100):
         (item, seen), handle = next(stream)
         assert item[0] == "abc"[handle.index]
         versions[item[0]].append(seen)
@@ -167,7 +172,7 @@ def test_what_a_constructor_is_given_is_a_copy(backend: Backend) -> None:
 def test_union_of_two_streams_of_actors(counters: Counters) -> None:
     even = counters.iterate(Counter.sample).gather_async()
     loud = counters.iterate(Counter.sample).for_each(shout).gather_async()
-    items = list(union(even, loud).take(40))
+    items = list(union(even, loud).take(100))
     for name in "abc":
         for of_stream in (str.islower, str.isupper):
             mine = [int(item[1:]) for item in items if item[0].lower() == name and of_stream(item)]
