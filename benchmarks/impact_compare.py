@@ -33,8 +33,6 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Ray's own choice is 15: on a busy machine all others would run before the workers.
-os.environ.setdefault("RAY_worker_niceness", "0")
 
 import gymnasium as gym
 import matplotlib as mpl

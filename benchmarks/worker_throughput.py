@@ -33,7 +33,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Ray's own choice is 15: on a busy machine all others would run before the workers.
+# Ray's own choice is 15. The bare processes have 0, and so have the workers here: what else runs meets both alike.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 import gymnasium as gym
