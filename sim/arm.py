@@ -113,10 +113,12 @@ class World:
             pybullet.resetBasePositionAndOrientation(body, point, turn, physicsClientId=client)
             pybullet.resetBaseVelocity(body, speed, turning, physicsClientId=client)
 
-    def touching(self, first: int, second: int) -> bool:
-        """Whether two bodies touched when Bullet last looked for contacts."""
-        contacts = pybullet.getContactPoints(first, second, physicsClientId=self.client)
-        return any(contact[8] <= 0.0 for contact in contacts)
+    def touches(self, body: int, other: int | None = None) -> bool:
+        """Whether a body pressed on another, or on anything, when Bullet last looked for contacts."""
+        bodies = (body,) if other is None else (body, other)
+        contacts = pybullet.getContactPoints(*bodies, physicsClientId=self.client)
+        # A pressed shape may keep its margin of a millimetre: the distance then stays above zero, but there is a force.
+        return any(contact[8] <= 0.0 or contact[9] > 0.0 for contact in contacts)
 
     def close(self) -> None:
         """Frees the client."""

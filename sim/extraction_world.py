@@ -88,7 +88,7 @@ class ExtractionWorld(World):
 
     def arms_touch(self) -> bool:
         """Whether the gripper touches the second arm."""
-        return self.rod is not None and self.touching(self.gripper, self.rod)
+        return self.rod is not None and self.touches(self.gripper, self.rod)
 
     def drive_rod(self, speeds: Sequence[float]) -> None:
         """Sets the speeds of the second arm along x, y and z, in metres a second."""
