@@ -108,9 +108,7 @@ class _RayEngine(Engine):
         self.closed = False
         self._take_all = False
         """Whether more than one answer is likely to be there: the actors are ahead of the driver."""
-        self._draw = np.random.default_rng(
-            0
-        ).random  # "every eighth" could always meet the same of two streams
+        self._draw = np.random.default_rng(0).random  # "every eighth" could always meet the same of two streams
 
     def spawn(
         self, cls: Callable[..., Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any], options: ActorOptions
