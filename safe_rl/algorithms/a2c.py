@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from safe_rl.algorithms.fragment import Fragment, concat_fragments
-from safe_rl.algorithms.on_policy_learner import Floats, Metrics, OnPolicyConfig, OnPolicyLearner, as_tensor
+from safe_rl.algorithms.on_policy_learner import Floats, Metrics, OnPolicyConfig, OnPolicyLearner
 from safe_rl.algorithms.returns import gae
+from safe_rl.nets.arrays import as_tensor
 
 
 @dataclass

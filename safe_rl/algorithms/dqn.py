@@ -19,6 +19,7 @@ from safe_rl.algorithms.prioritized_replay import PrioritizedReplay, QBatch, n_s
 from safe_rl.config import require
 from safe_rl.envs.spaces import flat_dim
 from safe_rl.errors import UserError
+from safe_rl.nets.arrays import as_tensor
 from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam
 from safe_rl.switch import Decision, Mode
@@ -222,13 +223,13 @@ class DQNLearner:
     def step(self, batch: QBatch) -> tuple[dict[str, float], Floats]:
         """One gradient step on the Huber loss of ``Q(s, a) - y``; returns metrics and (B,) the errors' magnitudes."""
         scale = self.config.reward_scale
-        obs, next_obs = torch.from_numpy(batch.obs), torch.from_numpy(batch.next_obs)
+        obs, next_obs = as_tensor(batch.obs), as_tensor(batch.next_obs)
         with torch.no_grad():
             next_q, next_q_target = self.q(next_obs)[0], self.target(next_obs)[0]
-            reward, discount = torch.from_numpy(batch.reward) * scale, torch.from_numpy(batch.discount)
+            reward, discount = as_tensor(batch.reward) * scale, as_tensor(batch.discount)
             target = double_q_target(reward, discount, next_q, next_q_target)
-        q = self.q(obs)[0].gather(1, torch.from_numpy(batch.action)[:, None]).squeeze(1)
-        loss = (functional.smooth_l1_loss(q, target, reduction="none") * torch.from_numpy(batch.weight)).mean()
+        q = self.q(obs)[0].gather(1, as_tensor(batch.action)[:, None]).squeeze(1)
+        loss = (functional.smooth_l1_loss(q, target, reduction="none") * as_tensor(batch.weight)).mean()
         self.optimizer.step(loss)
         self.version += 1
         if self.version % self.config.target_interval == 0:

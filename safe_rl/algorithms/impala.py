@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safe_rl.algorithms.fragment import Fragment, concat_fragments
-from safe_rl.algorithms.on_policy_learner import Metrics, OnPolicyConfig, OnPolicyLearner, as_tensor
+from safe_rl.algorithms.on_policy_learner import Metrics, OnPolicyConfig, OnPolicyLearner
 from safe_rl.algorithms.returns import vtrace
 from safe_rl.config import require
+from safe_rl.nets.arrays import as_tensor
 
 
 @dataclass

@@ -16,6 +16,7 @@ from torch import Tensor
 from safe_rl.algorithms.actor_critic import ActorCritic, Evaluation
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.config import require
+from safe_rl.nets.arrays import as_tensor
 from safe_rl.nets.optim import FlatAdam
 
 Metrics = dict[str, float]
@@ -66,11 +67,6 @@ class OnPolicyConfig:
 
 
 Config = TypeVar("Config", bound=OnPolicyConfig)
-
-
-def as_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor of an array: of its memory, or of a copy where that is read-only, as in an object store."""
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 class OnPolicyLearner(Generic[Config]):

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from safe_rl.algorithms.actor_critic import ActorCritic
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.impact import ImpactBatch, IMPACTConfig, IMPACTLearner
-from safe_rl.algorithms.on_policy_learner import Floats, as_tensor
+from safe_rl.algorithms.on_policy_learner import Floats
 from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
 from safe_rl.algorithms.sac import Stateful
 from safe_rl.config import Precision, RecoveryConfig, RiskConfig, require
 from safe_rl.flow.metrics import current_metrics
+from safe_rl.nets.arrays import as_tensor
 from safe_rl.nets.flat_state import flatten_state, load_flat_state, state_size
 from safe_rl.normalization import ActionScaler, NormalizeObs, ObservationNormalizer
 
