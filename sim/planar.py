@@ -74,10 +74,23 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
 
     def get_state(self) -> dict[str, Any]:
         """Returns what ``set_state`` needs to go on from here: the position and the random generator (JSON-able)."""
-        return {"position": [self._x, self._y], "ended": self._ended, "rng": self.np_random.bit_generator.state}
+        return {
+            "environment": type(self).__name__,
+            "position": [self._x, self._y],
+            "ended": self._ended,
+            "rng": self.np_random.bit_generator.state,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on from a state of ``get_state``, the random generator included; the drawn trail starts anew."""
+        """Goes on from a state of ``get_state``, the random generator included; the drawn trail starts anew.
+
+        Raises:
+            UserError: The state is of another environment.
+        """
+        name = type(self).__name__
+        theirs = state.get("environment") if isinstance(state, dict) else None
+        if theirs != name:
+            raise UserError(f"set_state of {name} was given a state of {theirs or 'another environment'}")
         self.np_random.bit_generator.state = state["rng"]
         self._place(*state["position"])
         self._ended = bool(state["ended"])

@@ -22,7 +22,7 @@ MAX_MOVE = 0.03
 """Largest move along an axis in a step, in metres; a step takes 0.1 s."""
 GOAL = (0.5, 0.19)
 GOAL_RADIUS = 0.03
-START_X, START_Y = (0.42, 0.58), (-0.22, -0.16)
+START_X, START_Y = (0.42, 0.58), (-0.205, -0.145)
 WORKSPACE = Box2D(0.35, 0.65, -0.25, 0.25)
 BLOCKS = (Box2D(0.44, 0.56, -0.10, -0.06), Box2D(0.35, 0.455, 0.05, 0.09), Box2D(0.545, 0.65, 0.05, 0.09))
 """One across the straight way, and two that leave a gate of 9 cm behind it."""
