@@ -2,7 +2,7 @@ r"""Return against time and against steps: IMPACT, PPO and IMPALA on the same pa
 
     python -m benchmarks.impact_compare --output runs/compare            # all tasks, then the table and the figures
     python -m benchmarks.impact_compare --output runs/compare --tasks cartpole --seeds 0 1 2 \
-        --peer-python /path/to/environment/with/stable-baselines3/bin/python
+        --peers sb3-ppo=/path/to/its/environment/bin/python rllib-appo=... rllib-ppo=... sf-appo=...
 
 Networks are 64-64 tanh. Rollout workers are processes of Ray; the clock starts when they are there and have weights.
 The methods take turns, seed by seed, so that other load on the machine meets all of them. Finished runs stay in the
@@ -19,14 +19,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import os
 import statistics
-import subprocess
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +38,8 @@ import numpy.typing as npt
 import torch
 
 import sim
+from benchmarks.curves import Curve, Recorder, parse_curve
+from benchmarks.peers import PEER_LABELS, peer_argument, train_peer
 from safe_rl.envs.factory import make_env
 from safe_rl.flow import ActorGroup, Backend, LocalBackend, RayBackend
 from safe_rl.flow.operators import WorkerWeights
@@ -51,7 +50,6 @@ from safe_rl.plans.parts import Parts
 mpl.use("Agg")
 
 METHODS = ("impact", "ppo", "impala")
-PEER = "sb3 ppo"
 FEWER = "ppo-fewer"
 """PPO with 24 gradient steps from 2,048 rows in place of 80, as before the search, which looked at steps alone."""
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {FEWER: ("ppo", {"num_epochs": 6, "minibatch_size": 512})}
@@ -60,10 +58,18 @@ LABELS = {
     "ppo": "PPO",
     FEWER: "PPO, fewer updates",
     "impala": "IMPALA",
-    PEER: "Stable-Baselines3 PPO",
+    **PEER_LABELS,
 }
-COLORS = {"impact": "#0072B2", "ppo": "#D55E00", FEWER: "#E69F00", "impala": "#009E73", PEER: "#CC79A7"}
-RECENT = 100
+COLORS = {
+    "impact": "#0072B2",
+    "ppo": "#D55E00",
+    FEWER: "#E69F00",
+    "impala": "#009E73",
+    "sb3-ppo": "#CC79A7",
+    "rllib-appo": "#56B4E9",
+    "rllib-ppo": "#F0E442",
+    "sf-appo": "#000000",
+}
 MAZE_PENALTY = 20.0
 
 
@@ -130,50 +136,6 @@ class SlowWorker(RolloutWorker):
         return super().execute(obs, action, overridden)
 
 
-@dataclass
-class Curve:
-    """One run. Returns are means of the last 100 episodes; the first entries are those of 20 episodes."""
-
-    steps: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    returns: list[float] = field(default_factory=list)
-    goal_steps: int | None = None
-    """Steps until the goal was reached; None where it was not."""
-    goal_seconds: float | None = None
-    rate: float = 0.0
-    """Environment steps a second over the whole run."""
-    load: float = 0.0
-    """Processes waiting for the machine in the minute before the end."""
-
-
-class Recorder:
-    """Makes a curve of what is told."""
-
-    def __init__(self, goal: float, limit_steps: int, limit_sec: float, *, stop_at_goal: bool = False) -> None:
-        self.goal, self.limit_steps, self.limit_sec, self.stop_at_goal = goal, limit_steps, limit_sec, stop_at_goal
-        self.curve = Curve()
-        self.recent: deque[float] = deque(maxlen=RECENT)
-        self.started = time.perf_counter()
-        self._next = 0
-
-    def add(self, returns: Iterable[float], steps: int) -> bool:
-        """Takes the returns of finished episodes; says whether the run is over."""
-        self.recent.extend(returns)
-        curve, seconds = self.curve, time.perf_counter() - self.started
-        mean = float(np.mean(self.recent)) if self.recent else float("nan")
-        if len(self.recent) == RECENT and mean >= self.goal and curve.goal_steps is None:
-            curve.goal_steps, curve.goal_seconds = steps, seconds
-        reached = self.stop_at_goal and curve.goal_steps is not None
-        over = reached or steps >= self.limit_steps or seconds > self.limit_sec
-        if len(self.recent) >= 20 and (steps >= self._next or over):
-            self._next = steps + self.limit_steps // 200
-            curve.steps.append(steps)
-            curve.seconds.append(seconds)
-            curve.returns.append(mean)
-        curve.rate, curve.load = steps / seconds, os.getloadavg()[0]
-        return over
-
-
 def make_workers(task: Task, backend: Backend, num: int) -> ActorGroup[RolloutWorker]:
     """Workers for all runs of a task: starting processes takes longer than most runs."""
     preset = PLAN_METHODS["impact"].preset(task.env, "tuned")
@@ -238,18 +200,9 @@ def train(
     return recorder.curve
 
 
-def train_peer(python: str, task: Task, seed: int, limit_sec: float) -> Curve:
-    """Trains Stable-Baselines3's PPO, in an environment of its own."""
-    command = [python, "-m", "benchmarks.impact_peer", "--env", task.env, "--goal", str(task.goal)]
-    command += ["--seed", str(seed), "--limit-sec", str(limit_sec)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Curve(**json.loads(done.stdout.splitlines()[-1]))
-
-
 def read(output: Path, task: str, method: str) -> list[Curve]:
     """The finished runs of a method in a task."""
-    files = sorted(output.glob(f"{task}_{method.replace(' ', '-')}_*.json"))
-    return [Curve(**json.loads(file.read_text())) for file in files]
+    return [parse_curve(file.read_text()) for file in sorted(output.glob(f"{task}_{method}_*.json"))]
 
 
 def row(task: str, method: str, curves: list[Curve]) -> str:
@@ -330,8 +283,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102, 103, 104])
     parser.add_argument("--workers", type=int, default=2, help="rollout workers on Ray; 0: all in this process")
     parser.add_argument("--limit-sec", type=float, default=90.0, help="time that a run may take")
-    parser.add_argument("--peer-python", help="interpreter that has stable-baselines3: its PPO takes turns on CartPole")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        type=peer_argument,
+        default=[],
+        metavar="NAME=PYTHON",
+        help=f"take turns on CartPole ({', '.join(PEER_LABELS)}), each with the interpreter of its environment",
+    )
     parser.add_argument("--peer-seeds", type=int, default=3, help="of so many seeds")
+    parser.add_argument("--peer-limit-sec", type=float, default=300.0, help="time that a peer's run may take")
     parser.add_argument("--plot", action="store_true", help="train nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -342,20 +303,19 @@ def main() -> None:
             for name in options.tasks:
                 workers = make_workers(TASKS[name], backend, options.workers)
                 for seed in options.seeds:
-                    with_peer = (
-                        options.peer_python and name == "cartpole" and seed in options.seeds[: options.peer_seeds]
-                    )
-                    for method in [*options.methods, *([PEER] if with_peer else [])]:
-                        file = options.output / f"{name}_{method.replace(' ', '-')}_{seed}.json"
+                    with_peers = name == "cartpole" and seed in options.seeds[: options.peer_seeds]
+                    peers = dict(options.peers) if with_peers else {}
+                    for method in [*options.methods, *peers]:
+                        file = options.output / f"{name}_{method}_{seed}.json"
                         if file.exists():
                             continue
                         task = TASKS[name]
-                        if method == PEER:
-                            curve = train_peer(options.peer_python, task, seed, options.limit_sec)
+                        if method in peers:
+                            curve = train_peer(method, peers[method], task.env, task.goal, seed, options.peer_limit_sec)
                         else:
                             base, changed = VARIANTS.get(method, (method, {}))
                             curve = train(task, base, seed, backend, workers, options.limit_sec, changed)
-                        file.write_text(json.dumps(dataclasses.asdict(curve)))
+                        file.write_text(curve.to_json())
                         goal = (
                             "-"
                             if curve.goal_steps is None
