@@ -16,6 +16,8 @@ from torch import Tensor
 from safe_rl.algorithms.actor_critic import ActorCritic, Evaluation
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.config import require
+from safe_rl.envs.spaces import image_shape
+from safe_rl.errors import UserError
 from safe_rl.nets.arrays import as_tensor
 from safe_rl.nets.optim import FlatAdam
 
@@ -77,12 +79,17 @@ class OnPolicyLearner(Generic[Config]):
         action_space: of one environment.
         config: the method's settings.
         seed: of the initial weights and of everything drawn while learning.
+
+    Raises:
+        UserError: the spaces are not supported, or the config does not suit them.
     """
 
     def __init__(
         self, observation_space: gym.Space[Any], action_space: gym.Space[Any], config: Config, *, seed: int = 0
     ) -> None:
         self.config = config
+        if config.normalize_running and image_shape(observation_space) is not None:
+            raise UserError("--normalize-running is True: observations are images, which are scaled by their range")
         self.net = ActorCritic(
             observation_space,
             action_space,

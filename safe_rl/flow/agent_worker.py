@@ -44,7 +44,7 @@ class OffPolicyWorker(RolloutWorker):
         if self.version < 0:
             raise UserError("the rollout worker has no weights yet: call set_weights before sample")
         length, count = self.fragment_length, self.envs.num_envs
-        obs = np.empty((length + 1, *self._obs.shape), dtype=np.float32)
+        obs = np.empty((length + 1, *self._obs.shape), dtype=self._obs.dtype)
         valid = np.empty((length, count), dtype=np.bool_)
         choices, steps = [], []
         for t in range(length):

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from safe_rl.algorithms.actor_critic import NumpyPolicy
 from safe_rl.algorithms.dqn import DQNConfig, make_q_network
 from safe_rl.algorithms.fragment import EpisodeSummary, Fragment
+from safe_rl.algorithms.numpy_policy import NumpyPolicy
 from safe_rl.algorithms.on_policy_learner import OnPolicyConfig
 from safe_rl.envs.leader_follower import MultiAgentEnv
 from safe_rl.errors import UserError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from safe_rl.algorithms.actor_critic import NumpyPolicy
 from safe_rl.algorithms.fragment import EpisodeSummary, Fragment
+from safe_rl.algorithms.numpy_policy import NumpyPolicy
 from safe_rl.config import require
 from safe_rl.envs.batched import BatchedEnv, BatchedStep, make_batched_env
 from safe_rl.errors import UserError
@@ -88,7 +88,7 @@ class RolloutWorker:
             raise UserError("the rollout worker has no weights yet: call set_weights before sample")
         length, count, head = self.fragment_length, self.envs.num_envs, self.policy.head
         noise = head.noise(self._rng, (length, count))
-        obs = np.empty((length + 1, *self._obs.shape), dtype=np.float32)
+        obs = np.empty((length + 1, *self._obs.shape), dtype=self._obs.dtype)
         outputs = np.empty(noise.shape, dtype=np.float32)
         valid, overridden = np.empty((2, length, count), dtype=np.bool_)
         proposed, executed, steps = [], [], []

@@ -86,6 +86,10 @@ class TanhMLP(StackedMLP):
         self._differentiate_unit(grad, saved, self.units()[0], (), self._direct[1], False)
         return self._direct[0]
 
+    def input_gradient(self, saved: list[Tensor], grad: Tensor) -> Tensor:
+        """The gradient of what ``run`` was given, (B, input_size); arguments as those of ``backpropagate``."""
+        return self._differentiate_unit(grad, saved, self.units()[0], (), None, True)
+
     def _evaluate_unit(
         self, hidden: Tensor, layers: list[Layer], low_weights: Sequence[Tensor], saved: list[Tensor] | None
     ) -> Tensor:

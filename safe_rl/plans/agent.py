@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from safe_rl.algorithms.actor_critic import NumpyPolicy
+from safe_rl.algorithms.numpy_policy import NumpyPolicy
 from safe_rl.checkpoint import load_newest
 from safe_rl.methods import config_from_dict
 from safe_rl.runs import Run, misfit_named

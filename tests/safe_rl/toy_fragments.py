@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from safe_rl.algorithms.actor_critic import NumpyPolicy
 from safe_rl.algorithms.fragment import Fragment
+from safe_rl.algorithms.numpy_policy import NumpyPolicy
 
 OBS = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 DISCRETE = spaces.Discrete(2)

@@ -11,19 +11,28 @@ import torch
 from gymnasium import spaces
 from torch.distributions import Categorical, Independent, Normal
 
-from safe_rl.algorithms.actor_critic import ActorCritic, NumpyPolicy, action_head
+from safe_rl.algorithms.action_heads import action_head
+from safe_rl.algorithms.actor_critic import ActorCritic
+from safe_rl.algorithms.numpy_policy import NumpyPolicy
 from safe_rl.errors import UserError
 
 OBS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+IMAGE = spaces.Box(0, 255, (8, 9, 3), np.uint8)
 ACTIONS: dict[str, gym.Space] = {
     "discrete": spaces.Discrete(4),
     "box": spaces.Box(np.array([-1, 0], np.float32), np.array([3, 10], np.float32)),
+    "image": spaces.Discrete(4),
+    "image, box": spaces.Box(np.array([-1, 0], np.float32), np.array([3, 10], np.float32)),
 }
+
+
+def observations(kind: str) -> spaces.Box:
+    return IMAGE if "image" in kind else OBS
 
 
 def make(kind: str, seed: int = 0) -> ActorCritic:
     generator = torch.Generator().manual_seed(seed)
-    net = ActorCritic(OBS, ACTIONS[kind], (8, 8), initial_log_std=-0.5, generator=generator)
+    net = ActorCritic(observations(kind), ACTIONS[kind], (8, 8), initial_log_std=-0.5, generator=generator)
     with torch.no_grad():  # the fresh policy is nearly uniform: every mistake would look right
         net.policy.flat.add_(torch.randn(net.policy.flat.shape, generator=generator), alpha=0.5)
     return net
@@ -31,15 +40,22 @@ def make(kind: str, seed: int = 0) -> ActorCritic:
 
 def batch(kind: str, size: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
-    obs = torch.randn(size, 3, generator=generator)
-    if kind == "discrete":
+    if "image" in kind:
+        obs = torch.randint(0, 256, (size, 8 * 9 * 3), generator=generator, dtype=torch.uint8)
+    else:
+        obs = torch.randn(size, 3, generator=generator)
+    if "box" not in kind:
         return obs, torch.randint(0, 4, (size,), generator=generator)
     return obs, torch.randn(size, 2, generator=generator)
 
 
+def seen(net: ActorCritic, obs: torch.Tensor) -> torch.Tensor:
+    return obs if net.encoder is None else net.encoder(obs)
+
+
 def distribution(net: ActorCritic, kind: str, obs: torch.Tensor) -> Categorical | Independent:
-    output = net.policy(obs)[0]
-    if kind == "discrete":
+    output = net.policy(seen(net, obs))[0]
+    if "box" not in kind:
         return Categorical(logits=output)
     return Independent(Normal(output, net.head_parameters.exp().expand_as(output)), 1)
 
@@ -49,7 +65,7 @@ def test_densities_entropies_and_gradients(kind: str) -> None:
     """More states than actions, as in a fragment with its last observation."""
     net, (obs, action) = make(kind), batch(kind)
     states = torch.cat([obs, 2 * obs[:2]])
-    expected, values = distribution(net, kind, obs), net.value(states)[0, :, 0]
+    expected, values = distribution(net, kind, obs), net.value(seen(net, states))[0, :, 0]
     rng = np.random.default_rng(0)
     d_log_prob, d_entropy = (rng.normal(size=6).astype(np.float32) for _ in range(2))
     d_values = rng.normal(size=8).astype(np.float32)
@@ -68,7 +84,7 @@ def test_densities_entropies_and_gradients(kind: str) -> None:
     np.testing.assert_allclose(net.log_prob(obs, action), found.log_prob, rtol=1e-6)
     np.testing.assert_allclose(net.values(states), found.values, rtol=1e-6)
     gradients = net.backpropagate(found, d_log_prob, d_entropy, d_values)
-    assert len(gradients) == (2 if kind == "discrete" else 3)
+    assert len(gradients) == 2 + ("box" in kind) + ("image" in kind)
     for ours, theirs in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
@@ -76,13 +92,14 @@ def test_densities_entropies_and_gradients(kind: str) -> None:
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_workers_decide_as_the_learner_would(kind: str) -> None:
     net = make(kind)
-    net.normalizer.update(np.random.default_rng(1).normal(2.0, 3.0, (50, 3)).astype(np.float32))
-    policy = NumpyPolicy(OBS, ACTIONS[kind], (8, 8))
+    if "image" not in kind:
+        net.normalizer.update(np.random.default_rng(1).normal(2.0, 3.0, (50, 3)).astype(np.float32))
+    policy = NumpyPolicy(observations(kind), ACTIONS[kind], (8, 8))
     policy.load(net.flat_weights())
-    obs = np.random.default_rng(2).normal(size=(7, 3)).astype(np.float32)
-    normalised = net.normalizer(torch.from_numpy(obs))
-    outputs = policy.outputs(obs).copy()
-    np.testing.assert_allclose(outputs, net.policy(normalised)[0].detach(), rtol=1e-4, atol=1e-5)
+    states = batch(kind, 7)[0]
+    normalised = states if "image" in kind else net.normalizer(states)
+    outputs = policy.outputs(states.numpy()).copy()
+    np.testing.assert_allclose(outputs, net.policy(seen(net, normalised))[0].detach(), rtol=1e-4, atol=1e-5)
     noise = policy.head.noise(np.random.default_rng(3), (7,))
     action = policy.head.sample(outputs, policy.parameters, noise)
     log_prob = policy.head.log_prob(outputs, policy.parameters, action)
