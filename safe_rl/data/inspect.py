@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.episodes import leaf_spaces
+from safe_rl.envs.spaces import image_shape
 from safe_rl.transitions import Transitions
 
 FEW_TRANSITIONS = 5_000
@@ -229,6 +230,8 @@ def _warnings(
         found.append(
             f"{counts['num_duplicates'] / total:.0%} of the transitions repeat earlier ones: vary starts or seed"
         )
+    if image_shape(dataset.observation_space) is not None:
+        observations = []  # most of a picture never changes
     constant = [s.name if s.count == 1 else f"{s.constant:,} numbers of {s.name}" for s in observations if s.constant]
     if constant:
         found.append(f"{', '.join(constant)} never change: a critic learns nothing from them; leave them out")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -108,6 +108,8 @@ class ImageEncoder(FlatModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, feature_dim) in (-1, 1) of flat uint8 images (B, height * width * channels)."""
+        if torch.is_grad_enabled() and self.flat.requires_grad:
+            return encode(images, self.shape, self.weights(), _ConvReLU.apply)
         return encode(images, self.shape, self.weights())
 
     def extra_repr(self) -> str:
@@ -115,11 +117,42 @@ class ImageEncoder(FlatModule):
         return f"{self.shape}, channels={self.channels}, feature_dim={self.feature_dim}"
 
 
-def encode(images: Tensor, shape: ImageShape, weights: EncoderWeights) -> Tensor:
-    """What ``ImageEncoder`` computes, of given weights."""
+def conv_relu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution that halves height and width of (B, C, H, W), and a ReLU."""
+    return functional.conv2d(x, weight, bias, stride=STRIDE, padding=PADDING).relu_()
+
+
+class _ConvReLU(torch.autograd.Function):
+    """``conv_relu``, once differentiable: the ReLU's mask goes over the gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y = conv_relu(x, weight, bias)
+        ctx.save_for_backward(x, weight, y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight, y = ctx.saved_tensors
+        torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=grad)
+        sides = [STRIDE] * 2, [PADDING] * 2, [1] * 2
+        grads: tuple[Tensor | None, Tensor | None, Tensor | None] = torch.ops.aten.convolution_backward(
+            grad, x, weight, [len(weight)], *sides, False, [0, 0], 1, ctx.needs_input_grad
+        )
+        return grads
+
+
+def encode(
+    images: Tensor,
+    shape: ImageShape,
+    weights: EncoderWeights,
+    layer: Callable[[Tensor, Tensor, Tensor], Tensor] = conv_relu,
+) -> Tensor:
+    """What ``ImageEncoder`` computes, of given weights; ``layer`` is ``conv_relu`` or computes the same."""
     x = to_maps(images, shape)
     for weight, bias in weights.convolutions:
-        x = functional.conv2d(x, weight, bias, stride=STRIDE, padding=PADDING).relu_()
+        x = layer(x, weight, bias)
     # In the order of the memory, which holds the channels last: flattening copies nothing.
     x = functional.linear(x.permute(0, 2, 3, 1).flatten(1), *weights.linear)
     return functional.layer_norm(x, x.shape[1:], *weights.norm).tanh()

@@ -33,11 +33,10 @@ def shift(images: Tensor, shape: tuple[int, int, int], pad: int, shifts: Tensor)
     """
     height, width, channels = shape
     x = images.view(-1, *shape)
-    x = torch.cat([x[:, :1].expand(-1, pad, -1, -1), x, x[:, -1:].expand(-1, pad, -1, -1)], dim=1)
     x = torch.cat([x[:, :, :1].expand(-1, -1, pad, -1), x, x[:, :, -1:].expand(-1, -1, pad, -1)], dim=2)
-    # All crops as a view; choosing one of each image copies whole rows.
-    row, column = x.stride(1), x.stride(2)
-    crops = x.as_strided(
-        (len(x), 2 * pad + 1, 2 * pad + 1, height, width * channels), (x.stride(0), row, column, row, 1)
-    )
-    return crops[torch.arange(len(x), device=x.device), shifts[0], shifts[1]].flatten(1)
+    # Every row of a crop is a run of bytes. All runs there are make a view; choosing from it copies whole rows.
+    runs = x.as_strided((x.shape[:3].numel() - width + 1, width * channels), (channels, 1))
+    top, left = shifts[:, :, None]
+    rows = (torch.arange(height, device=x.device) + (top - pad)).clamp_(0, height - 1)
+    rows += height * torch.arange(len(x), device=x.device)[:, None]
+    return runs.index_select(0, (rows * x.shape[2] + left).view(-1)).view(len(x), -1)
