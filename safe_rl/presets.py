@@ -21,10 +21,19 @@ PAPER_COMMON: Settings = {
     "risk.backup": "task",
 }
 """The defaults of the configs are the paper's, or its authors' where it is silent; they scale no observations."""
+PAPER_EXTRACTION: Settings = {
+    "risk.positive_fraction": 0.3,
+    "sac.tau": 0.0002,
+    "replay_capacity": 100_000,
+    "demonstrations": True,
+    "task_pretrain_steps": 3_000,
+}
 PAPER: dict[str, Settings] = {
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3},
     "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.2},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "risk.positive_fraction": 0.3},
+    "safe_rl/ObjectExtraction-v0": {**PAPER_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.35},
+    "safe_rl/ObjectExtractionDynamic-v0": {**PAPER_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
 }
 
 TUNED_COMMON: Settings = {
@@ -55,6 +64,10 @@ TUNED: dict[str, Settings] = {
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3, "sac.reward_scale": 0.05},
     "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "sac.reward_scale": 10.0},
+    "safe_rl/ObjectExtraction-v0": {"risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
+    "safe_rl/ObjectExtractionDynamic-v0": {"risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
+    "safe_rl/Reach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
+    "safe_rl/ImageReach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
 }
 
 
