@@ -32,13 +32,19 @@ TRAVEL = SUBSTEP_SEC**2 * SUBSTEPS * (SUBSTEPS + 1) / 2 / ROBOT_MASS
 
 GOAL = (0.25, 0.0)
 GOAL_RMS_DISTANCE = 0.03
-START_X, START_Y = (-0.22, -0.13), (-0.22, 0.22)
-CHAMBERS_X = ((-0.275, -0.145), (-0.055, 0.055), (0.145, 0.275))
+START = Box2D(-0.22, -0.13, -0.22, 0.22)
+LEFT, MIDDLE, RIGHT = (
+    Box2D(low, high, -0.275, 0.275) for low, high in ((-0.275, -0.145), (-0.055, 0.055), (0.145, 0.275))
+)
 """Where the robot's centre is free of walls, from the start's chamber to the goal's."""
-CHAMBERS_Y = 0.275
-"""The same along y, either side of 0."""
 
 _HALF, _THICKNESS = 0.3, 0.02
+OUTER_WALLS = (
+    Box2D(-_HALF - _THICKNESS, -_HALF, -_HALF - _THICKNESS, _HALF + _THICKNESS),
+    Box2D(_HALF, _HALF + _THICKNESS, -_HALF - _THICKNESS, _HALF + _THICKNESS),
+    Box2D(-_HALF, _HALF, -_HALF - _THICKNESS, -_HALF),
+    Box2D(-_HALF, _HALF, _HALF, _HALF + _THICKNESS),
+)
 MAZE_MAP = PlaneMap(
     bounds=Box2D(-_HALF - _THICKNESS, _HALF + _THICKNESS, -_HALF - _THICKNESS, _HALF + _THICKNESS),
     obstacles=(
@@ -46,10 +52,7 @@ MAZE_MAP = PlaneMap(
             Box2D(x - 0.02, x + 0.02, y - 0.2, y + 0.2)
             for x, y in ((-0.1, 0.42), (-0.1, -0.33), (0.1, 0.48), (0.1, -0.17))
         ),
-        Box2D(-_HALF - _THICKNESS, -_HALF, -_HALF - _THICKNESS, _HALF + _THICKNESS),
-        Box2D(_HALF, _HALF + _THICKNESS, -_HALF - _THICKNESS, _HALF + _THICKNESS),
-        Box2D(-_HALF, _HALF, -_HALF - _THICKNESS, -_HALF),
-        Box2D(-_HALF, _HALF, _HALF, _HALF + _THICKNESS),
+        *OUTER_WALLS,
     ),
     goal=GOAL,
     goal_radius=GOAL_RMS_DISTANCE / 0.5**0.5,
@@ -87,6 +90,12 @@ class Maze(PlanarEnv):
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
     PLANE_MAP: ClassVar[PlaneMap] = MAZE_MAP
     MAX_ACTION: ClassVar[float] = MAX_FORCE
+    START: ClassVar[Box2D] = START
+    CHAMBERS: ClassVar[tuple[Box2D, ...]] = (LEFT, MIDDLE, RIGHT)
+    LANE_Y: ClassVar[float] = LANE_Y
+    LANE_SPREAD: ClassVar[float] = LANE_SPREAD
+    RANDOM_SEGMENTS: ClassVar[float] = RANDOM_SEGMENTS
+    BOUNDARY: ClassVar[float] = BOUNDARY
 
     def __init__(self, render_mode: str | None = None) -> None:
         super().__init__(render_mode)
@@ -94,11 +103,12 @@ class Maze(PlanarEnv):
         if self._client < 0:
             raise UserError("PyBullet has no physics client left: close environments that are no longer needed")
         self._disconnect = weakref.finalize(self, _disconnect, self._client)
-        self._robot = _build_world(self._client)
+        self._robot = _build_world(self._client, self.PLANE_MAP)
+        self._goal_x, self._goal_y = self.PLANE_MAP.goal
         self._empty = pybullet.saveState(physicsClientId=self._client)
 
     def step(self, action: FloatArray) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """Holds the force (2,), clipped to [-0.1, 0.1], for 0.2 s.
+        """Holds the force (2,), clipped to the action space, for 0.2 s.
 
         Returns:
             Observation (2,), reward, terminated, truncated (always False: the registered time limit truncates) and an
@@ -123,7 +133,7 @@ class Maze(PlanarEnv):
             or self._in_contact(x, y)
         )
         self._x, self._y = x, y
-        rms_distance = math.hypot(x - GOAL[0], y - GOAL[1]) * _RMS
+        rms_distance = math.hypot(x - self._goal_x, y - self._goal_y) * _RMS
         success = rms_distance < GOAL_RMS_DISTANCE and not violation
         self._ended = success or violation
         if self.render_mode is not None:
@@ -140,8 +150,8 @@ class Maze(PlanarEnv):
 
     def _in_contact(self, x: float, y: float) -> bool:
         """Asks Bullet whether the robot, at ``(x, y)``, touches a wall now."""
-        for low, high in CHAMBERS_X:
-            if low + _CLEAR < x < high - _CLEAR and abs(y) < CHAMBERS_Y - _CLEAR:
+        for free in self.CHAMBERS:
+            if free.x_min + _CLEAR < x < free.x_max - _CLEAR and free.y_min + _CLEAR < y < free.y_max - _CLEAR:
                 return False  # out of every wall's reach: spare the call
         pybullet.performCollisionDetection(physicsClientId=self._client)
         contacts = pybullet.getContactPoints(self._robot, physicsClientId=self._client)
@@ -155,7 +165,8 @@ class Maze(PlanarEnv):
 
     def _random_start(self) -> tuple[float, float]:
         while True:
-            x, y = self.np_random.uniform((START_X[0], START_Y[0]), (START_X[1], START_Y[1])).tolist()
+            start = self.START
+            x, y = self.np_random.uniform((start.x_min, start.y_min), (start.x_max, start.y_max)).tolist()
             if not self.touches_obstacle(x, y):
                 return x, y
 
@@ -170,26 +181,56 @@ class Maze(PlanarEnv):
     # Offline data and expert
 
     def sample_offline_segment(self, rng: np.random.Generator) -> OfflineSegment:
-        """Returns a random or an expert segment from any of the three chambers; each makes half of the transitions.
+        """Returns a random or an expert segment from any of the chambers; each makes half of the transitions.
 
         Random ones start near a wall and are pushed one way for at most 10 steps; experts head, with noise, for the
         gaps or their edges for at most 20.
         """
-        random = rng.random() < RANDOM_SEGMENTS
+        random = rng.random() < self.RANDOM_SEGMENTS
         while True:
-            low, high = CHAMBERS_X[rng.integers(3)]
-            x, y = rng.uniform(low, high), rng.uniform(-CHAMBERS_Y, CHAMBERS_Y)
-            if not self.touches_obstacle(x, y) and (not random or self.touches_obstacle(x, y, margin=BOUNDARY)):
+            free = self.CHAMBERS[rng.integers(len(self.CHAMBERS))]
+            x, y = rng.uniform(free.x_min, free.x_max), rng.uniform(free.y_min, free.y_max)
+            if not self.touches_obstacle(x, y) and (not random or self.touches_obstacle(x, y, margin=self.BOUNDARY)):
                 break
-        policy = _pushing_policy(rng) if random else _noisy_expert(LANE_Y + rng.uniform(-LANE_SPREAD, LANE_SPREAD))
+        if random:
+            policy = _pushing_policy(rng, self.MAX_ACTION)
+        else:
+            policy = self._noisy_expert(self.LANE_Y + rng.uniform(-self.LANE_SPREAD, self.LANE_SPREAD))
         return OfflineSegment(np.array((x, y)), policy, RANDOM_STEPS if random else EXPERT_STEPS)
 
     def expert_action(self, obs: npt.NDArray[Any]) -> FloatArray:
         """Returns the force (2,) of a robot that lines up with both gaps, passes them and turns to the goal."""
-        return np.array(_expert_force(float(obs[0]), float(obs[1]), LANE_Y), np.float32)
+        return np.array(self._expert_force(float(obs[0]), float(obs[1]), self.LANE_Y), np.float32)
+
+    def _expert_force(self, x: float, y: float, lane: float) -> tuple[float, float]:
+        """Returns the force towards the next point on the way through both gaps at height ``lane``."""
+        clearance = 0.01
+        if x >= RIGHT.x_min:
+            return self._towards(x, y, GOAL)
+        if abs(y - lane) < 0.03 or x > MIDDLE.x_max:
+            return self._towards(x, y, (RIGHT.x_min + clearance, lane))
+        if x < LEFT.x_max:
+            return self._towards(x, y, (LEFT.x_max - clearance, lane))
+        return self._towards(x, y, (min(max(x, MIDDLE.x_min + clearance), MIDDLE.x_max - clearance), lane))
+
+    def _towards(self, x: float, y: float, target: tuple[float, float]) -> tuple[float, float]:
+        limit = self.MAX_ACTION
+        return (
+            min(max((target[0] - x) / TRAVEL, -limit), limit),
+            min(max((target[1] - y) / TRAVEL, -limit), limit),
+        )
+
+    def _noisy_expert(self, lane: float) -> Policy:
+        limit, expert_force = self.MAX_ACTION, self._expert_force
+
+        def policy(obs: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
+            force = np.array(expert_force(float(obs[0]), float(obs[1]), lane)) + 0.3 * limit * rng.standard_normal(2)
+            return np.clip(force, -limit, limit).astype(np.float32)
+
+        return policy
 
 
-def _build_world(client: int) -> int:
+def _build_world(client: int, plane_map: PlaneMap) -> int:
     """Builds walls and robot in an empty client and returns the robot's id."""
     pybullet.setPhysicsEngineParameter(
         fixedTimeStep=SUBSTEPS * SUBSTEP_SEC,
@@ -198,7 +239,7 @@ def _build_world(client: int) -> int:
         physicsClientId=client,
     )
     pybullet.setGravity(0.0, 0.0, 0.0, physicsClientId=client)
-    for box in MAZE_MAP.obstacles:
+    for box in plane_map.obstacles:
         half = [(box.x_max - box.x_min) / 2, (box.y_max - box.y_min) / 2, ROBOT_HEIGHT]
         shape = pybullet.createCollisionShape(pybullet.GEOM_BOX, halfExtents=half, physicsClientId=client)
         centre = [(box.x_min + box.x_max) / 2, (box.y_min + box.y_max) / 2, 0.0]
@@ -232,37 +273,12 @@ def _disconnect(client: int) -> None:
         pybullet.disconnect(client)
 
 
-def _expert_force(x: float, y: float, lane: float) -> tuple[float, float]:
-    left, middle, right = CHAMBERS_X
-    clearance = 0.01
-    if x >= right[0]:
-        target_x, target_y = GOAL
-    elif abs(y - lane) < 0.03 or x > middle[1]:
-        target_x, target_y = right[0] + clearance, lane
-    elif x < left[1]:
-        target_x, target_y = left[1] - clearance, lane
-    else:
-        target_x, target_y = min(max(x, middle[0] + clearance), middle[1] - clearance), lane
-    return (
-        min(max((target_x - x) / TRAVEL, -MAX_FORCE), MAX_FORCE),
-        min(max((target_y - y) / TRAVEL, -MAX_FORCE), MAX_FORCE),
-    )
-
-
-def _noisy_expert(lane: float) -> Policy:
-    def policy(obs: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
-        force = np.array(_expert_force(float(obs[0]), float(obs[1]), lane)) + 0.03 * rng.standard_normal(2)
-        return np.clip(force, -MAX_FORCE, MAX_FORCE).astype(np.float32)
-
-    return policy
-
-
-def _pushing_policy(rng: np.random.Generator) -> Policy:
+def _pushing_policy(rng: np.random.Generator, limit: float) -> Policy:
     """Returns uniformly random forces around a random push that the whole segment shares: it soon meets some wall."""
-    push = rng.uniform(-MAX_FORCE, MAX_FORCE, 2)
+    push = rng.uniform(-limit, limit, 2)
 
     def policy(obs: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
-        force = push + rng.uniform(-MAX_FORCE, MAX_FORCE, 2)
-        return np.clip(force, -MAX_FORCE, MAX_FORCE).astype(np.float32)
+        force = push + rng.uniform(-limit, limit, 2)
+        return np.clip(force, -limit, limit).astype(np.float32)
 
     return policy

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from safe_rl.envs.protocols import PlaneMap
+from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
 
 FloatArray = npt.NDArray[np.float32]
@@ -137,7 +137,22 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
         if self.render_mode == "human":
             self.render()
 
+    # Offline data and expert
+
+    def sample_offline_segment(self, rng: np.random.Generator) -> OfflineSegment:
+        """Returns the next segment of an offline data set."""
+        raise NotImplementedError  # abstract
+
+    def expert_action(self, obs: npt.NDArray[Any]) -> FloatArray:
+        """Returns the expert's action (2,) for an observation (2,)."""
+        raise NotImplementedError  # abstract
+
     # The plane
+
+    @property
+    def position(self) -> tuple[float, float]:
+        """The robot's point."""
+        return self._x, self._y
 
     @property
     def plane_map(self) -> PlaneMap:

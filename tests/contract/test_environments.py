@@ -45,6 +45,9 @@ PROMISES = {
     "safe_rl/Navigation1-v0": Promise((0.05, 0.075), 100),
     "safe_rl/Navigation2-v0": Promise((0.07, 0.105), 100),
     "safe_rl/Maze-v0": Promise((0.08, 0.14), 100, needs="pybullet"),
+    "safe_rl/ImageMaze-v0": Promise((0.15, 0.25), 50, (64, 64, 3), needs="pybullet"),
+    "safe_rl/ImageNavigation1-v0": Promise((0.05, 0.075), 100, (64, 64, 3)),
+    "safe_rl/ImageNavigation2-v0": Promise((0.07, 0.105), 100, (64, 64, 3)),
     "safe_rl/ObjectExtraction-v0": Promise((0.05, 0.1), 25, (27,), 4, "pybullet", 4),
     "safe_rl/ObjectExtractionDynamic-v0": Promise((0.05, 0.1), 25, (33,), 4, "pybullet", 4),
     "safe_rl/Reach-v0": Promise((0.08, 0.15), 50, needs="pybullet", slowness=4),
@@ -174,8 +177,8 @@ def test_the_action_is_not_written_to(env: gym.Env[Any, Any]) -> None:
 
 def test_the_observation_is_never_constant(env: gym.Env[Any, Any]) -> None:
     changes = rollout(env, 0)["obs"].std(0) > 0
-    if PROMISES[env.spec.id].is_image:  # a part of the background never changes
-        assert changes.mean() > 0.1
+    if PROMISES[env.spec.id].is_image:  # most of the background never changes
+        assert changes.mean() > 0.01
     else:
         assert changes.all()
 
@@ -306,9 +309,14 @@ def test_offline_segments_depend_on_the_given_generator_alone(env: gym.Env[Any, 
 
     def sample(seed: int) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
-        segments = [hooks.sample_offline_segment(rng) for _ in range(5)]
-        shape, image = env.observation_space.shape, PROMISES[env.spec.id].is_image
-        return [np.append(s.state, s.policy(np.zeros(shape) if image else s.state, rng)) for s in segments]
+        drawn = []
+        for _ in range(5):
+            segment = hooks.sample_offline_segment(rng)
+            obs = segment.state
+            if PROMISES[env.spec.id].is_image:  # its policy looks at the state behind the picture
+                obs, _ = env.reset(options={"state": segment.state})
+            drawn.append(np.append(segment.state, segment.policy(obs, rng)))
+        return drawn
 
     env.reset(seed=0)
     first = sample(1)
