@@ -146,7 +146,9 @@ class RiskAwareAgent(SACAgent):
     def _images_from_indices(self, indices: torch.Tensor) -> Metrics:
         if self.autoencoder is None:
             raise RuntimeError("no encoder is to be pretrained")
-        loss = self.autoencoder.loss(self._augmented(self.replay.batch(indices)).obs)
+        images = self._augmented(self.replay.batch(indices)).obs
+        self.autoencoder.observe(images)
+        loss = self.autoencoder.loss(images)
         self.autoencoder_optimizer.step(loss)
         return {"encoder/loss": loss.detach()}
 

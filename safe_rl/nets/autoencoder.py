@@ -37,7 +37,7 @@ class ImageDecoder(FlatModule):
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
                 bias.zero_()
             # It begins by drawing next to nothing: unlearning a loud first guess silenced most of the ReLUs for good.
-            self._layers()[-1][0].mul_(0.1)
+            self._layers()[-1][0].mul_(0.01)
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         pieces = self.pieces()
@@ -58,27 +58,41 @@ class ImageDecoder(FlatModule):
 class Autoencoder(nn.Module):
     """An encoder with a decoder behind it, regularised as in SAC-AE (arXiv 1910.01741).
 
-    ``loss = mean (image - decode(z))^2 + 1e-6 mean |z|^2`` with ``z = encode(image)``.
+    ``loss = mean (image - mean_image - decode(z))^2 + 1e-6 mean |z|^2`` with ``z = encode(image)``. Most of a camera's
+    picture is the same in all images: taken from their running mean, it need not be learned before what moves is.
 
     Args:
         encoder: is trained along.
         generator: CPU generator of the decoder's initial weights.
     """
 
+    mean_image: Tensor
+    num_seen: Tensor
+
     def __init__(self, encoder: ImageEncoder, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.decoder = ImageDecoder(encoder, generator=generator)
+        height, width, channels = encoder.shape
+        self.register_buffer("mean_image", torch.zeros(channels, height, width))
+        self.register_buffer("num_seen", torch.zeros(()))
         self._encoder = (encoder,)  # in a tuple, so that its parameters are not counted among this module's
+
+    @torch.no_grad()
+    def observe(self, images: Tensor) -> None:
+        """Takes flat uint8 images (B, height * width * channels) into their mean; before the first ``loss``."""
+        self.num_seen += len(images)
+        batch_mean = to_maps(images, self._encoder[0].shape).mean(0)
+        self.mean_image += (batch_mean - self.mean_image) * (len(images) / self.num_seen)
 
     def loss(self, images: Tensor) -> Tensor:
         """See the class; for flat uint8 images (B, height * width * channels)."""
         encoder = self._encoder[0]
         features = encoder(images)
-        error = functional.mse_loss(self.decoder(features), to_maps(images, encoder.shape))
+        error = functional.mse_loss(self.decoder(features) + self.mean_image, to_maps(images, encoder.shape))
         return error + LATENT_PENALTY * features.square().sum(1).mean()
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """What decoder and encoder make of flat uint8 images (B, H * W * C): such images again."""
-        decoded = self.decoder(self._encoder[0](images))
+        decoded = self.decoder(self._encoder[0](images)) + self.mean_image
         return decoded.clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).flatten(1)

@@ -94,7 +94,7 @@ ENCODER = {"encoder__channels": (8, 8), "encoder__feature_dim": 16}
 def image_config(method: str = "recovery-rl", **changes: Any) -> AgentConfig:
     """Small settings for images; see ``toys.recovery_config``."""
     make = recovery_config if method == "recovery-rl" else unconstrained_config
-    return make(**ENCODER, **changes)
+    return make(**{**ENCODER, **changes})
 
 
 def walk(env: gym.Env, steps: int, *, seed: int = 0) -> Transitions:

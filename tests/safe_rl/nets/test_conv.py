@@ -110,10 +110,12 @@ def test_the_decoder_gives_images_of_the_encoders_shape(shape):
 def test_the_loss_is_the_formula():
     encoder = ImageEncoder((8, 8, 3), (4,), 5, generator=generator())
     autoencoder = Autoencoder(encoder, generator=generator(1))
-    images = random_images(3, (8, 8, 3))
+    images, seen = random_images(3, (8, 8, 3)), random_images(6, (8, 8, 3), seed=1)
+    autoencoder.observe(seen[:4])
+    autoencoder.observe(seen[4:])
     features = encoder(images)
     decoded = autoencoder.decoder(features).permute(0, 2, 3, 1).reshape(3, -1)
-    expected = ((decoded - images / 255) ** 2).mean() + LATENT_PENALTY * (features**2).sum() / 3
+    expected = ((decoded + (seen / 255).mean(0) - images / 255) ** 2).mean() + LATENT_PENALTY * (features**2).sum() / 3
     torch.testing.assert_close(autoencoder.loss(images), expected)
 
 
@@ -129,6 +131,7 @@ def test_training_draws_what_it_sees():
     optimizer = FlatAdam([autoencoder, encoder], 3e-3)
     before = encoder.flat.detach().clone()
     variance = (images / 255).var(0, correction=0).mean().item()
+    autoencoder.observe(images)
     for _ in range(150):
         optimizer.step(autoencoder.loss(images))
     assert autoencoder.loss(images).item() < 0.2 * variance
