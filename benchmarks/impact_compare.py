@@ -9,8 +9,8 @@ The methods take turns, seed by seed, so that other load on the machine meets al
 output folder; with ``--plot`` nothing is trained. Tasks:
 
 * ``cartpole``, ``acrobot``, ``pendulum``: Gymnasium's, with the presets of ``safe-rl train``.
-* ``maze``: reaching in PyBullet: ``safe_rl/Maze-v0`` with 20 less reward for touching a wall (without that, the best
-  return is that of a robot which ends its episodes at the next wall).
+* ``maze``, ``image``: reaching in PyBullet from state; Navigation 1 from 32 x 32 pictures, by eight actions. Both lose
+  reward for touching a wall (``benchmarks.learning_tasks``).
 * ``slow``, ``uneven``: **artificially slow** CartPole: each step of a worker's 8 environments takes 1 ms longer, as a
   robot or a renderer would make it; in ``uneven`` 1 ms on the first worker and 3 ms on the second.
 """
@@ -31,13 +31,11 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import gymnasium as gym
 import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import torch
 
-import sim
 from benchmarks.curves import Curve, Recorder, parse_curve
 from benchmarks.peers import PEER_LABELS, peer_argument, train_peer
 from safe_rl.envs.factory import make_env
@@ -70,7 +68,6 @@ COLORS = {
     "rllib-ppo": "#F0E442",
     "sf-appo": "#000000",
 }
-MAZE_PENALTY = 20.0
 
 
 @dataclass(frozen=True)
@@ -99,26 +96,22 @@ TASKS = {
     "acrobot": Task("Acrobot-v1", "Acrobot-v1", -100.0, 100_000),
     "pendulum": Task("Pendulum-v1", "Pendulum-v1", -250.0, 120_000),
     "maze": Task(
-        "Reaching in Maze (PyBullet)", "benchmarks.impact_compare:Maze", -5.0, 150_000, 0, MAZE_SETTINGS, 16, 64
+        "Reaching in Maze (PyBullet)", "benchmarks.learning_tasks:maze", -5.0, 150_000, 0, MAZE_SETTINGS, 16, 64
+    ),
+    "image": Task(
+        "Navigation 1 from images",
+        "benchmarks.learning_tasks:image_navigation",
+        -20.0,
+        70_000,
+        settings={"gamma": 0.97},
+        num_envs=16,
+        fragment_length=64,
     ),
     "slow": Task("CartPole-v1, 1 ms slower (artificial)", "CartPole-v1", 475.0, 120_000, 0, {}, 8, 128, (1.0, 1.0)),
     "uneven": Task(
         "CartPole-v1, 1 and 3 ms slower (artificial)", "CartPole-v1", 475.0, 120_000, 0, {}, 8, 128, (1.0, 3.0)
     ),
 }
-
-
-class Maze(gym.Wrapper[Any, Any, Any, Any]):
-    """Maze that loses reward where the robot touches a wall."""
-
-    def __init__(self) -> None:
-        sim.register_envs()
-        super().__init__(gym.make("safe_rl/Maze-v0"))
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """See ``gymnasium.Env``."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, float(reward) - MAZE_PENALTY * info["cost"], terminated, truncated, info
 
 
 class SlowWorker(RolloutWorker):
