@@ -2,9 +2,9 @@
 
 Run it from the repository's root: ``python -m benchmarks.simulation_speed``. It uses one core and takes about a minute.
 
-For Maze the bare rate is that of ``stepSimulation`` alone with the same substeps, along the same motions: a second
-world goes through the same episodes and only its ``stepSimulation`` is timed, alternately with the environment's
-``step``.
+For Maze and Object Extraction the bare rate is that of ``stepSimulation`` alone with the same substeps, along the same
+motions: a second world goes through the same episodes and only its ``stepSimulation`` is timed, alternately with the
+environment's ``step``.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ import numpy.typing as npt
 
 import sim
 from sim.bullet import pybullet
+from sim.extraction import ROD_LOOKS, ObjectExtraction
+from sim.extraction_scene import GRIPPER_RANGE, JAW_RANGE
 from sim.maze import MAX_FORCE, Maze
+from sim.reach import ImageReach
 
 REPEATS = 7
 MAZE_REPEATS = 15
+EXTRACTION_REPEATS = 5
 
 Times = npt.NDArray[np.float64]
 
@@ -82,9 +86,66 @@ def maze_step_times(env: gym.Env[Any, Any], steps: int = 3000) -> tuple[Times, T
     return env_times, bare_times
 
 
-def report_maze(name: str, env: gym.Env[Any, Any]) -> None:
+def extraction_step_times(env: gym.Env[Any, Any], steps: int = 1500) -> tuple[Times, Times]:
+    """Returns the seconds of each environment step and of the bare ``stepSimulation`` of the same time, (steps,) both.
+
+    The episodes are the same in every call: experts with noise, which grasp, lift and topple. The bare world is brought
+    to each step's start and its motors are set, untimed.
+    """
+    extraction: ObjectExtraction = env.unwrapped  # type: ignore[assignment]
+    bare = type(extraction)()
+    calls = ROD_LOOKS if extraction.HAS_ROD else 1
+    rng = np.random.default_rng(0)
+    env_times, bare_times = np.zeros(steps), np.zeros(steps)
+    done, obs, episode = True, np.zeros(0, np.float32), 0
+    for k in range(steps):
+        if done:
+            obs, _ = env.reset(seed=episode)
+            episode += 1
+            bare.set_state(extraction.get_state())
+        noise = 0.2 * extraction.action_space.high * rng.standard_normal(4)  # type: ignore[attr-defined]
+        action = (extraction.expert_action(obs) + noise).astype(np.float32)
+        _drive(bare, extraction, action)
+        start = perf_counter()
+        for _ in range(calls):
+            pybullet.stepSimulation(physicsClientId=bare.world.client)
+        bare_times[k] = perf_counter() - start
+        start = perf_counter()
+        obs, _, terminated, truncated, _ = env.step(action)
+        env_times[k] = perf_counter() - start
+        done = terminated or truncated
+    bare.close()
+    return env_times, bare_times
+
+
+def _drive(bare: ObjectExtraction, extraction: ObjectExtraction, action: npt.NDArray[np.float32]) -> None:
+    """Brings the bare world to the environment's state and sets its motors as the environment's step will."""
+    bare.world.set(extraction._joints, extraction._bodies)
+    moves = np.clip(action, extraction.action_space.low, extraction.action_space.high)  # type: ignore[attr-defined]
+    targets = [
+        min(max(joint[0] + float(move), low), high)
+        for joint, move, (low, high) in zip(extraction._joints, moves[:3], GRIPPER_RANGE, strict=False)
+    ]
+    jaw = min(max(extraction._jaw + float(moves[3]), JAW_RANGE[0]), JAW_RANGE[1])
+    bare.world.drive_gripper([*targets, jaw, jaw])
+    if extraction.HAS_ROD:
+        bare.world.drive_rod(extraction._sweep)
+
+
+def frames_per_sec(frames: int = 200) -> float:
+    """Returns the pictures a second of 64 x 64 that Image Reach takes."""
+    env = ImageReach()
+    env.reset(seed=0)
+    start = perf_counter()
+    for _ in range(frames):
+        env.render_camera(64, 64)
+    rate = frames / (perf_counter() - start)
+    env.close()
+    return rate
+
+
+def report_share(name: str, repeats: list[tuple[Times, Times]]) -> None:
     """Reports rates from every step's median over the repeats, which a busy machine disturbs less than the sum."""
-    repeats = [maze_step_times(env) for _ in range(MAZE_REPEATS)]
     env_times, bare_times = (np.median([times[i] for times in repeats], axis=0) for i in range(2))
     shares = [100 * float(bare.sum() / step.sum()) for step, bare in repeats]
     print(f"{name:<58} {len(env_times) / env_times.sum():>12,.0f} steps/s")
@@ -130,8 +191,17 @@ def main() -> None:
             "steps/s",
         )
     maze = gym.make("safe_rl/Maze-v0", disable_env_checker=True)
-    report_maze("Maze", maze.unwrapped)
-    report_maze("Maze, with gymnasium.make's wrappers", maze)
+    report_share("Maze", [maze_step_times(maze.unwrapped) for _ in range(MAZE_REPEATS)])
+    report_share("Maze, with gymnasium.make's wrappers", [maze_step_times(maze) for _ in range(MAZE_REPEATS)])
+    for name in ("ObjectExtraction", "ObjectExtractionDynamic"):
+        env = gym.make(f"safe_rl/{name}-v0", disable_env_checker=True)
+        report_share(name, [extraction_step_times(env.unwrapped) for _ in range(EXTRACTION_REPEATS)])
+        env.close()
+    for name in ("Reach", "ImageReach"):
+        env = gym.make(f"safe_rl/{name}-v0", disable_env_checker=True)
+        report(name, [single_steps_per_sec(env.unwrapped, 300) for _ in range(REPEATS)], "steps/s")
+        env.close()
+    report("ImageReach, 64 x 64 pictures by PyBullet's TinyRenderer", [frames_per_sec() for _ in range(REPEATS)], "1/s")
 
 
 if __name__ == "__main__":

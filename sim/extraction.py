@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,12 @@ from sim.extraction_scene import (
     BRICK_HALF,
     GRIPPER_RANGE,
     JAW_RANGE,
+    LIFT,
     MAX_JAW_MOVE,
     MAX_MOVE,
     SWEEP_END,
     TARGET,
+    progress,
     random_state,
 )
 from sim.extraction_world import GRIPPER_JOINTS, ExtractionWorld
@@ -36,8 +38,6 @@ SUBSTEPS = 24
 """Of a step's 0.1 s."""
 ROD_LOOKS = 4
 """How often in a step a world with a second arm is asked whether the arms touch."""
-LIFT = 0.03
-"""Height of the target above the shelf that is a success."""
 MAX_TILT_DEG = 15.0
 _MIN_UPRIGHT = math.cos(math.radians(MAX_TILT_DEG))
 
@@ -51,7 +51,12 @@ class ObjectExtraction(ArmEnv):
 
     Observation (27,): the gripper's x, y, z, left jaw, right jaw and the opening that the jaws are told to take; then
     point and quaternion (x, y, z, w) of each brick. Action (4,): moves along x, y, z within 0.02 m and of the jaws
-    within 0.01 m. The reward is -1 a step, 0 for the step that succeeds; the step takes 0.1 s.
+    within 0.01 m; a step takes 0.1 s.
+
+    Args:
+        render_mode: As in Gymnasium.
+        reward: ``"sparse"`` is the paper's, -1 a step and 0 for the step that succeeds. ``"dense"`` adds how far the
+            task is done, from 0 to below 1: it stays negative, and nothing pays as well as to succeed.
     """
 
     MAX_ACTION: ClassVar[tuple[float, ...]] = (MAX_MOVE, MAX_MOVE, MAX_MOVE, MAX_JAW_MOVE)
@@ -60,7 +65,10 @@ class ObjectExtraction(ArmEnv):
 
     world: ExtractionWorld
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, render_mode: str | None = None, reward: Literal["dense", "sparse"] = "dense") -> None:
+        if reward not in ("dense", "sparse"):
+            raise UserError(f"unknown reward {reward!r}: use 'dense' or 'sparse'")
+        self.reward = reward
         substeps = SUBSTEPS // ROD_LOOKS if self.HAS_ROD else SUBSTEPS
         super().__init__(ExtractionWorld(with_rod=self.HAS_ROD, substeps=substeps), render_mode)
         self._size = 6 + 7 * len(self.world.bricks) + 6 * self.HAS_ROD
@@ -98,7 +106,16 @@ class ObjectExtraction(ArmEnv):
         success = self._bodies[TARGET][0][2] - BRICK_HALF[2] >= LIFT and not violation
         self._after_step(success, violation)
         info = {"cost": float(violation), "success": success}
-        return self._observation(), 0.0 if success else -1.0, self._ended, False, info
+        return self._observation(), 0.0 if success else self._unfinished(), self._ended, False, info
+
+    def _unfinished(self) -> float:
+        """Returns the reward of a step that did not succeed."""
+        if self.reward == "sparse":
+            return -1.0
+        return progress([joint[0] for joint in self._joints[:3]], self._jaw, self._bodies[TARGET][0]) - 1.0
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.render_mode, self.reward
 
     def _simulate(self) -> bool:
         """Lets the step's 0.1 s pass; tells whether the arms touched."""

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from safe_rl.envs.protocols import OfflineSegment, Policy
 from sim.extraction_scene import (
     BRICK_HALF,
+    CLOSED_JAW,
     FINGER_HALF,
+    GRASP_X,
     MAX_JAW_MOVE,
     MAX_MOVE,
     OPEN_JAW,
@@ -29,15 +31,11 @@ FloatArray = npt.NDArray[np.float32]
 
 LIMIT = np.array((MAX_MOVE, MAX_MOVE, MAX_MOVE, MAX_JAW_MOVE))
 
-GRASP_X = 0.012
-"""Fingertips beyond the middle of the target where the jaws close."""
-GRASP_Z = 0.13
+GRASP_HEIGHT = 0.13
 ALIGNED = 0.004
 """How far beside the target's middle the gripper may go in, and close."""
 STAND_OFF = 0.02
 """Distance of the fingertips to the row until the gripper is aligned."""
-CLOSED_JAW = 0.006
-"""Jaws that are told to open less than this hold the target."""
 
 PUSH_STEPS, EXPERT_STEPS = 8, 15
 PUSH_SEGMENTS = 0.8
@@ -65,7 +63,7 @@ def expert_action(obs: npt.NDArray[Any]) -> FloatArray:
         to_go = min(to_go, max(x - BRICK_HALF[0] - STAND_OFF - tip_x, 0.0))
     if len(obs) > 27:
         to_go = min(to_go, _room_before_rod(obs))
-    return _clipped(to_go, beside, GRASP_Z - tip_z, OPEN_JAW - jaw)
+    return _clipped(to_go, beside, GRASP_HEIGHT - tip_z, OPEN_JAW - jaw)
 
 
 def _axis_at(brick: npt.NDArray[Any], z: float) -> tuple[float, float]:

@@ -6,6 +6,9 @@ The gripper's point is the middle between its fingertips.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -48,6 +51,15 @@ ROW_X: Range = (-0.015, 0.015)
 ROW_Y: Range = (-0.03, 0.03)
 BRICK_TURN_RAD = 0.06
 """Bricks are turned about the vertical by at most this."""
+
+GRASP_X = 0.012
+"""Fingertips beyond the middle of the target where the jaws best close."""
+GRASP_Z: Range = (0.06, 0.20)
+"""Heights above the shelf at which they may."""
+CLOSED_JAW = 0.006
+"""Jaws that are told to open less than this hold the target."""
+LIFT = 0.03
+"""Height of the target above the shelf that is a success."""
 
 SWEEP_X: Range = (-0.125, -0.105)
 SWEEP_Z: Range = (0.05, 0.12)
@@ -100,6 +112,21 @@ def standing_state(gripper: Vector, jaw: float, row: Vector, turns_rad: Vector) 
     bricks[:, 2] = BRICK_HALF[2]
     bricks[:, 5], bricks[:, 6] = np.sin(turns_rad / 2), np.cos(turns_rad / 2)
     return state
+
+
+def progress(tips: Sequence[float], jaw: float, target: Sequence[float]) -> float:
+    """Returns how far a task is done, from 0 to below 1: fingertips about the target, jaws closed there, target lifted.
+
+    Args:
+        tips: The gripper's point (3,).
+        jaw: The opening that the jaws are told to take.
+        target: The target's point (3,).
+    """
+    lifted = min(max((target[2] - BRICK_HALF[2]) / LIFT, 0.0), 1.0)
+    low, high = (height + lifted * LIFT for height in GRASP_Z)
+    distance = math.hypot(target[0] + GRASP_X - tips[0], target[1] - tips[1], max(low - tips[2], 0.0, tips[2] - high))
+    closed = min(max((OPEN_JAW - jaw) / (OPEN_JAW - CLOSED_JAW), 0.0), 1.0) if distance < 0.015 else 0.0
+    return 0.4 * (1.0 - math.tanh(distance / 0.1)) + 0.2 * closed + 0.4 * lifted
 
 
 def is_free(state: Vector, margin: float = 0.002) -> bool:

@@ -14,7 +14,7 @@ pytest.importorskip("pybullet")
 
 from sim.bullet import pybullet
 from sim.extraction import ObjectExtraction, ObjectExtractionDynamic
-from sim.extraction_scene import is_free, standing_state
+from sim.extraction_scene import is_free, progress, standing_state
 
 STILL = np.zeros(4, np.float32)
 AMONG = np.array((0.012, 0.0, 0.13))
@@ -59,7 +59,7 @@ def test_bricks_left_alone_stand(env: ObjectExtraction) -> None:
     start, _ = env.reset(seed=0)
     for _ in range(25):
         obs, reward, terminated, _, info = env.step(STILL)
-    assert (reward, terminated, info) == (-1.0, False, {"cost": 0.0, "success": False})
+    assert (terminated, info) == (False, {"cost": 0.0, "success": False}) and -1.0 < reward < -0.6
     np.testing.assert_allclose(obs, start, atol=1e-3)
 
 
@@ -83,12 +83,12 @@ def test_a_closed_gripper_lifts_the_target_and_an_open_one_does_not(env: ObjectE
         env.reset(seed=0, options={"state": standing()})
         for _ in range(2):
             _, reward, terminated, _, info = env.step(act(jaw=jaw_move))
-            assert (reward, terminated) == (-1.0, False)
+            assert -0.7 < reward < 0.0 and not terminated
         for _ in range(3):
             obs, reward, terminated, _, info = env.step(act(z=0.02, jaw=jaw_move))
             if terminated:
                 break
-        assert (info, reward) == ({"cost": 0.0, "success": lifted}, 0.0 if lifted else -1.0)
+        assert info == {"cost": 0.0, "success": lifted} and (reward == 0.0) == lifted
         height = brick(obs, 1)[2] - 0.12
         assert height >= 0.03 if lifted else abs(height) < 1e-3
         for other in (0, 2):  # the neighbours stay
@@ -116,6 +116,29 @@ def test_the_grasp_holds_by_friction_alone(env: ObjectExtraction) -> None:
     for _ in range(5):
         obs, *_ = env.step(act(jaw=0.005))
     assert brick(obs, 1)[2] == pytest.approx(0.12, abs=2e-3)  # let go, it drops
+
+
+def test_the_dense_reward_is_of_how_far_the_task_is_done() -> None:
+    target = (0.0, 0.0, 0.12)
+    assert progress((0.012, 0.0, 0.13), 0.022, target) == pytest.approx(0.4)  # about the brick
+    assert progress((-0.088, 0.0, 0.13), 0.022, target) == pytest.approx(0.4 * (1 - math.tanh(1.0)))  # 10 cm off
+    assert progress((0.012, 0.0, 0.25), 0.022, target) == pytest.approx(0.4 * (1 - math.tanh(0.5)))  # 5 cm too high
+    assert progress((0.012, 0.0, 0.13), 0.006, target) == pytest.approx(0.6)  # closed
+    assert progress((-0.088, 0.0, 0.13), 0.006, target) < 0.1  # closed where nothing is
+    assert progress((0.012, 0.0, 0.145), 0.006, (0.0, 0.0, 0.135)) == pytest.approx(0.8)  # half way up
+
+
+def test_the_sparse_reward_is_the_papers() -> None:
+    env = ObjectExtraction(reward="sparse")
+    obs, _ = env.reset(seed=0)
+    rewards, terminated = [], False
+    while not terminated:
+        obs, reward, terminated, _, info = env.step(env.expert_action(obs))
+        rewards.append(reward)
+    assert info["success"] and rewards == [-1.0] * (len(rewards) - 1) + [0.0]
+    env.close()
+    with pytest.raises(UserError, match="'shaped'"):
+        ObjectExtraction(reward="shaped")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("side", [-1, 1])
