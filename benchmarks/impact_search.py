@@ -1,6 +1,7 @@
-"""A small search of PPO's and IMPALA's settings on CartPole-v1, so that IMPACT meets more than their defaults.
+"""A small search of the settings of IMPACT, PPO and IMPALA, so that each meets more than the others' defaults.
 
-    python -m benchmarks.impact_search
+    python -m benchmarks.impact_search                                    # PPO and IMPALA on CartPole-v1
+    python -m benchmarks.impact_search --task acrobot --methods impact ppo
 
 All in one process, so that steps to the goal do not depend on the machine's load. Each candidate differs from the
 preset in the fields that are named; medians of the seeds, which are not those of ``benchmarks.impact_compare``.
@@ -20,6 +21,19 @@ from benchmarks.impact_compare import TASKS, make_workers, train
 from safe_rl.flow import LocalBackend
 
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
+    "impact": [
+        {},
+        {"num_minibatches": 1, "target_interval": 0},
+        {"num_minibatches": 2, "target_interval": 0},
+        {"num_minibatches": 4, "target_interval": 0},
+        {"num_minibatches": 1, "target_interval": 16},
+        {"num_minibatches": 2, "target_interval": 16},
+        {"num_minibatches": 4, "target_interval": 32},
+        {"num_slots": 2, "num_minibatches": 1, "target_interval": 0},
+        {"num_slots": 2, "max_uses": 16, "num_minibatches": 1, "target_interval": 0},
+        {"learning_rate": 1e-3, "num_minibatches": 1, "target_interval": 0},
+        {"clip": 0.3, "num_minibatches": 1, "target_interval": 0},
+    ],
     "ppo": [
         {},
         {"num_epochs": 10, "minibatch_size": 256},
@@ -54,13 +68,16 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", default=list(CANDIDATES), choices=CANDIDATES)
+    parser.add_argument("--task", default="cartpole", choices=TASKS, help="as in benchmarks.impact_compare")
+    parser.add_argument("--methods", nargs="+", default=["ppo", "impala"], choices=CANDIDATES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
-    parser.add_argument("--steps", type=int, default=600_000, help="environment steps of a run at most")
+    parser.add_argument("--steps", type=int, help="environment steps of a run at most; default: 600,000 in CartPole")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
-    task = dataclasses.replace(TASKS["cartpole"], steps=options.steps, impala_steps=options.steps)
+    task = TASKS[options.task]
+    limit = options.steps or (600_000 if options.task == "cartpole" else task.steps)
+    task = dataclasses.replace(task, steps=limit, impala_steps=limit)
     print("| method | differs from the preset in | steps to the goal, each seed | median |\n|---|---|---|---|")
     with LocalBackend() as backend:
         workers = make_workers(task, backend, 0)

@@ -34,13 +34,18 @@ _METHOD: dict[str, Settings] = {
     "a2c": {"normalize_advantages": True},
     "ppo": {"num_epochs": 6, "minibatch_size": 512},
     "impala": {"normalize_advantages": True},
-    "impact": {"num_slots": 4, "max_uses": 8, "num_minibatches": 1},
+    "impact": {"num_slots": 4, "max_uses": 8, "num_minibatches": 2, "target_interval": 16},
 }
+_WHOLE_BUFFER: Settings = {"num_minibatches": 1, "target_interval": 0}
 _METHOD_AND_ENV: dict[tuple[str, str], Settings] = {
     ("ppo", "CartPole-v1"): {"num_epochs": 10, "minibatch_size": 256},
     ("impala", "CartPole-v1"): {"gae_lambda": 1.0, "normalize_advantages": False},
+    ("impala", "Acrobot-v1"): {"learning_rate": 1e-2},
     ("ppo", "Pendulum-v1"): {"num_epochs": 10, "minibatch_size": 256},
-    ("impact", "Pendulum-v1"): {"num_minibatches": 4},
+    ("impact", "CartPole-v1"): _WHOLE_BUFFER,
+    ("impact", "safe_rl/Navigation1-v0"): _WHOLE_BUFFER,
+    ("impact", "safe_rl/Navigation2-v0"): _WHOLE_BUFFER,
+    ("impact", "Pendulum-v1"): {"num_minibatches": 4, "target_interval": 0},
 }
 _ENV: dict[str, Settings] = {
     "CartPole-v1": {"anneal_steps": 250_000, "anneal_to": 0.05},
