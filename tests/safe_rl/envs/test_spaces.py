@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from safe_rl.envs.spaces import flat_dim, flatten_observation, flatten_observations, space_from_json, space_to_json
+from safe_rl.envs.spaces import (
+    flat_dim,
+    flat_dtype,
+    flatten_observation,
+    flatten_observations,
+    image_shape,
+    space_from_json,
+    space_to_json,
+)
 from safe_rl.errors import UserError
 
 NESTED = spaces.Dict(
@@ -113,3 +121,23 @@ def test_a_damaged_description_is_an_error_of_one_line(description):
     with pytest.raises(UserError) as caught:
         space_from_json(description)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "shape"),
+    [
+        (spaces.Box(0, 255, (8, 9, 3), np.uint8), (8, 9, 3)),
+        (spaces.Box(0, 255, (8, 9), np.uint8), None),
+        (spaces.Box(0, 255, (8, 9, 3), np.float32), None),
+        (spaces.Dict({"camera": spaces.Box(0, 255, (8, 9, 3), np.uint8)}), None),
+    ],
+    ids=str,
+)
+def test_what_counts_as_an_image_stays_bytes(space, shape):
+    obs = space.sample()
+    assert image_shape(space) == shape
+    flat = flatten_observation(space, obs)
+    assert flat.dtype == flat_dtype(space) == (np.float32 if shape is None else np.uint8)
+    many = {"camera": obs["camera"][None]} if isinstance(obs, dict) else obs[None]
+    np.testing.assert_array_equal(flatten_observations(space, many)[0], flat)
+    assert flatten_observations(space, many).dtype == flat.dtype
