@@ -32,9 +32,13 @@ PROCESSES = 4
 """Two runners, the learner and what Ray counts for the driver: each gets a CPU, however many there are."""
 
 
-def log_return(*, episode: Any, metrics_logger: Any, **_: Any) -> None:
-    """Reports the return of each episode; RLlib's own figure is a mean over windows of its own."""
-    metrics_logger.log_value(RETURNS, episode.get_return(), reduce="item_series")
+def log_return(*, episode: Any, prev_episode_chunks: Any, metrics_logger: Any, **_: Any) -> None:
+    """Reports the return of each episode; RLlib's own figure is a mean over windows of its own.
+
+    What a runner handed in before the end of the episode is no longer in it.
+    """
+    total = sum(chunk.get_return() for chunk in [*prev_episode_chunks, episode])
+    metrics_logger.log_value(RETURNS, total, reduce="item_series")
 
 
 def make_config(algorithm: str, env: str, seed: int) -> AlgorithmConfig:
