@@ -142,8 +142,7 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
         """Goes on from a state of ``get_state``.
 
         Raises:
-            UserError: The state is of another environment, of pictures of another size or number, or damaged; nothing is
-                changed.
+            UserError: The state is of another environment, of other pictures, or damaged; nothing is changed.
         """
         name, size = type(self).__name__, self.image_size
         theirs = state.get("environment") if isinstance(state, dict) else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,16 +12,11 @@ import tyro
 from rich.table import Table
 
 from safe_rl.cli.console import progress_bar, show
-from safe_rl.data.dataset import require_compatible
-from safe_rl.envs.factory import CostEnv, make_env
-from safe_rl.envs.spaces import space_from_json
 from safe_rl.errors import UserError
-from safe_rl.evaluation import Actor, Evaluation, evaluate
+from safe_rl.evaluation import Evaluation, evaluate
 from safe_rl.rollout import EpisodeRecord
-from safe_rl.runs import load_run
 from safe_rl.shield.agent import ShieldAgent
-from safe_rl.shield.bundle import SPEC
-from safe_rl.shield.shield import Shield
+from safe_rl.subjects import is_bundle, open_subject
 
 
 @dataclass
@@ -54,25 +48,18 @@ class EvaluateConfig:
             raise UserError(f"--seed is {self.seed}: it must be at least 0")
 
 
-@dataclass
-class _Subject:
-    """What is evaluated, and where."""
-
-    actor: Actor
-    env: CostEnv
-    output: Path | None
-    on_episode: Callable[[], None] = lambda: None
-    """Called between two episodes."""
-
-
 def run_evaluate(config: EvaluateConfig) -> None:
     """Evaluates a run or a bundle, prints a table and writes the episodes as JSON."""
-    subject = _open_bundle(config) if (config.run / SPEC).exists() else _open_run(config)
+    subject = open_subject(
+        config.run, env=config.env, cost_key=config.cost_key, device=config.device, engine=config.engine
+    )
+    # A bundle may lie where nothing can be written.
+    output = config.output if config.output is not None or is_bundle(config.run) else config.run / "evaluation.json"
     finished: list[EpisodeRecord] = []
     with progress_bar("evaluating", "episodes") as progress:
 
         def on_episode(record: EpisodeRecord) -> None:
-            subject.on_episode()
+            subject.between_episodes()
             finished.append(record)
             progress(len(finished), config.episodes, "")
 
@@ -83,36 +70,9 @@ def run_evaluate(config: EvaluateConfig) -> None:
     show(_table(result))
     if isinstance(subject.actor, ShieldAgent):
         show(_reasons(subject.actor))
-    if subject.output is not None:
-        _write(subject.output, config.seed, result)
-        show(f"episodes in {subject.output}")
-
-
-def _open_run(config: EvaluateConfig) -> _Subject:
-    run = load_run(config.run)
-    agent, own = run.make_agent(config.device), run.make_env()
-    own.close()
-    env = make_env(config.env or run.env_id, cost_key=config.cost_key or run.cost_key)
-    require_compatible(
-        f"run {config.run}",
-        (own.observation_space, own.action_space),
-        f"environment {env.name}",
-        (env.observation_space, env.action_space),
-    )
-    return _Subject(agent, env, config.output or config.run / "evaluation.json")
-
-
-def _open_bundle(config: EvaluateConfig) -> _Subject:
-    shield = Shield.load(config.run, engine=config.engine)
-    spec = shield.bundle.spec
-    env = make_env(config.env or spec.env, cost_key=config.cost_key or spec.provenance.get("cost_key", "cost"))
-    require_compatible(
-        f"bundle {config.run}",
-        (space_from_json(spec.observation_space), space_from_json(spec.action_space)),
-        f"environment {env.name}",
-        (env.observation_space, env.action_space),
-    )
-    return _Subject(ShieldAgent(shield), env, config.output, shield.reset)
+    if output is not None:
+        _write(output, config.seed, result)
+        show(f"episodes in {output}")
 
 
 def _table(result: Evaluation) -> Table:

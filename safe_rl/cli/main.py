@@ -35,6 +35,7 @@ COMMANDS = {
     "pretrain": Command("Pretrain the risk critic and the recovery policy.", "safe_rl.cli.train", "pretrain_main"),
     "train": Command("Train a method: safe-rl train METHOD --env ...", "safe_rl.cli.train", "main"),
     "evaluate": Command("Count what a policy achieves.", "safe_rl.cli.evaluate", "run_evaluate", "EvaluateConfig"),
+    "view": Command("Watch a policy in a window or as a video.", "safe_rl.cli.view", "run_view", "ViewConfig"),
     "bench": Command("Measure how long a bundle takes to decide.", "safe_rl.cli.bench", "run_bench", "BenchConfig"),
     "calibrate": Command(
         "Choose a bundle's threshold by held-out data.", "safe_rl.cli.calibrate", "run_calibrate", "CalibrateConfig"

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,11 @@ import numpy.typing as npt
 from safe_rl.algorithms.sac import SACAgent
 from safe_rl.envs.factory import CostEnv
 from safe_rl.envs.protocols import OffersPlaneMap, PlaneMap
+from safe_rl.envs.spaces import image_shape
 from safe_rl.errors import EnvironmentFault
-from safe_rl.evaluation import EVALUATION_SEED_OFFSET
+from safe_rl.evaluation import EVALUATION_SEED_OFFSET, Actor
 from safe_rl.rollout import episode_seed
+from safe_rl.subjects import threshold_of
 from safe_rl.switch import Mode
 
 
@@ -60,12 +62,15 @@ class Frame:
     """(height, width, 3) RGB."""
     episode: int
     step: int
-    mode: Mode
+    mode: Mode | None
+    """Who acted; None for a script."""
     risk: float
     outcome: str | None
     """Set in the last frame of an episode."""
     has_overlay: bool
     """The environment drew mode and risk into the image itself."""
+    observation: npt.NDArray[np.uint8] | None = None
+    """(height, width, 3) what the policy sees, where that is an image; the last of several frames."""
 
 
 FrameSink = Callable[[Frame], None]
@@ -100,37 +105,88 @@ def collect_trajectories(
     filmed = episodes if filmed_episodes is None else filmed_episodes
     try:
         return [
-            _run_episode(agent, env, number, reset_seed, on_frame if number < filmed else None)
+            run_episode(
+                env,
+                moves_of(agent, env),
+                number=number,
+                seed=reset_seed,
+                eps_risk=threshold_of(agent),
+                on_frame=on_frame if number < filmed else None,
+            )
             for number, reset_seed in enumerate(seeds)
         ]
     finally:
         env.close()
 
 
-def _run_episode(agent: SACAgent, env: CostEnv, number: int, seed: int, on_frame: FrameSink | None) -> Trajectory:
+class Move(NamedTuple):
+    """What is done at a step, and by whom."""
+
+    action: Any
+    mode: Mode | None = None
+    """None for a script, which no switch watches."""
+    risk: float = float("nan")
+
+
+def moves_of(agent: Actor, env: CostEnv) -> Callable[[Any], Move]:
+    """Returns an agent, without exploration, as a function of the environment's own observations."""
+
+    def decide(obs: Any) -> Move:
+        decision = agent.act(env.flat(obs)[None], explore=False)
+        return Move(decision.action[0], Mode(int(decision.mode[0])), float(decision.risk[0]))
+
+    return decide
+
+
+def run_episode(
+    env: CostEnv,
+    decide: Callable[[Any], Move],
+    *,
+    number: int,
+    seed: int,
+    eps_risk: float | None = None,
+    options: dict[str, Any] | None = None,
+    max_steps: int | None = None,
+    on_frame: FrameSink | None = None,
+) -> Trajectory:
+    """Runs an episode, and tells an environment that draws who acts.
+
+    Args:
+        env: The environment.
+        decide: Who acts.
+        number: Of the episode, for its pictures.
+        seed: Of its reset.
+        eps_risk: The threshold, for those who draw it.
+        options: Of its reset.
+        max_steps: The episode is left after that many steps.
+        on_frame: Takes the pictures of an environment with ``render_mode="rgb_array"``.
+
+    Raises:
+        EnvironmentFault: The environment failed, or has no pictures.
+    """
     plane = plane_of(env)
-    set_overlay = _overlay_of(env, agent) if on_frame is not None else None
-    obs, _ = env.reset(seed=seed)
+    set_overlay = None if env.render_mode is None else _overlay_of(env, eps_risk)
+    obs, _ = env.reset(seed=seed, options=options)
     positions = [plane.plane_position(obs)] if plane else []
     modes, risks = [], []
     return_, violation = 0.0, False
     ended, info = False, {"success": False}
     while not ended:
-        decision = agent.act(env.flat(obs)[None], explore=False)
-        mode, risk = Mode(int(decision.mode[0])), float(decision.risk[0])
+        action, mode, risk = decide(obs)
         if set_overlay is not None:
-            set_overlay(mode.name, None if np.isnan(risk) else risk)
-        obs, reward, terminated, truncated, info = env.step(decision.action[0])
-        ended = terminated or truncated
-        modes.append(mode)
+            set_overlay(None if mode is None else mode.name, None if np.isnan(risk) else risk)
+        obs, reward, terminated, truncated, info = env.step(action)
+        modes.append(Mode.TASK if mode is None else mode)
         risks.append(risk)
+        ended = terminated or truncated or len(modes) == max_steps
         return_ += reward
         violation = violation or info["cost"] > 0.0
         if plane:
             positions.append(plane.plane_position(obs))
         if on_frame is not None:
             outcome = ("violation" if violation else "success" if info["success"] else "time-out") if ended else None
-            on_frame(Frame(_picture(env), number, len(modes), mode, risk, outcome, set_overlay is not None))
+            seen = np.asarray(obs)[:, :, -3:] if image_shape(env.observation_space) else None
+            on_frame(Frame(_picture(env), number, len(modes), mode, risk, outcome, set_overlay is not None, seen))
     return Trajectory(
         positions=np.array(positions, dtype=np.float64) if plane else None,
         modes=np.array(modes, dtype=np.int8),
@@ -147,14 +203,13 @@ def plane_of(env: CostEnv) -> OffersPlaneMap | None:
     return inner if isinstance(inner, OffersPlaneMap) else None
 
 
-def _overlay_of(env: CostEnv, agent: SACAgent) -> Callable[[str, float | None], None] | None:
+def _overlay_of(env: CostEnv, eps_risk: float | None) -> Callable[[str | None, float | None], None] | None:
     """The environment's ``set_overlay(mode, risk)``, where it has one; told the threshold too, where it takes that."""
     hook = getattr(env.unwrapped, "set_overlay", None)
     if not callable(hook):
         return None
-    switch = getattr(agent, "switch", None)
-    if switch is not None and "eps_risk" in inspect.signature(hook).parameters:
-        return functools.partial(hook, eps_risk=switch.eps_risk)
+    if eps_risk is not None and "eps_risk" in inspect.signature(hook).parameters:
+        return functools.partial(hook, eps_risk=eps_risk)
     return hook
 
 
@@ -192,10 +247,9 @@ def risk_over_plane(agent: SACAgent, plane: OffersPlaneMap, resolution: int = 16
         return None
     x, y = _axes(plane.plane_map, resolution)
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    obs = np.asarray(plane.plane_observation(points), dtype=np.float32)
-    risk = np.concatenate(
-        [agent.act(chunk, explore=False).risk for chunk in np.array_split(obs, max(1, len(obs) // 4096))]
-    )
+    # In parts: the observations may be images.
+    parts = np.array_split(points, max(1, len(points) // 4096))
+    risk = np.concatenate([agent.act(plane.plane_observation(part), explore=False).risk for part in parts])
     return RiskGrid(x, y, risk.reshape(len(y), len(x)))
 
 

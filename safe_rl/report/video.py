@@ -22,8 +22,9 @@ from safe_rl.switch import Mode
 FRAMES_PER_SEC = 15
 HOLD_FRAMES = 12
 """How long the last picture of an episode stands."""
-MIN_WIDTH, MAX_WIDTH = 360, 640
-_BAR, _TEXT, _FAINT = "#10151F", "#FFFFFF", "#9AA5B8"
+MIN_WIDTH, MAX_WIDTH = 360, 832
+_SEEN_MARGIN = 16
+_BAR, _TEXT, _FAINT, _SEEN_INK = "#10151F", "#FFFFFF", "#9AA5B8", "#343A46"
 _MODE_LABELS = {
     Mode.TASK: ("task policy", TASK_COLOR),
     Mode.RECOVERY: ("RECOVERY", RECOVERY_COLOR),
@@ -34,10 +35,11 @@ _MODE_LABELS = {
 class VideoWriter:
     """Takes frames, adds a caption, and encodes; used as a context manager."""
 
-    def __init__(self, path: Path, *, max_frames: int = 900) -> None:
+    def __init__(self, path: Path, *, max_frames: int = 900, frames_per_sec: float = FRAMES_PER_SEC) -> None:
         """Prepares ``path``, an ``.mp4``; frames beyond ``max_frames`` are left out."""
         self.path = path
         self.max_frames = max_frames
+        self.frames_per_sec = frames_per_sec
         self.num_frames = 0
         self._encoder: Generator[None, bytes, None] | None = None
         self._size = (0, 0)
@@ -56,18 +58,18 @@ class VideoWriter:
         picture = caption(frame)
         if self._encoder is None:
             self._size = (picture.shape[1], picture.shape[0])
-            self._encoder = _start(self.path, self._size)
+            self._encoder = _start(self.path, self._size, self.frames_per_sec)
         for _ in range(1 + HOLD_FRAMES * (frame.outcome is not None)):
             if self.num_frames < self.max_frames:
                 self._encoder.send(np.ascontiguousarray(picture).tobytes())
                 self.num_frames += 1
 
 
-def _start(path: Path, size: tuple[int, int]) -> Generator[None, bytes, None]:
+def _start(path: Path, size: tuple[int, int], frames_per_sec: float) -> Generator[None, bytes, None]:
     encoder: Generator[None, bytes, None] = imageio_ffmpeg.write_frames(
         str(path),
         size,
-        fps=FRAMES_PER_SEC,
+        fps=frames_per_sec,
         codec="libx264",
         macro_block_size=2,
         quality=None,
@@ -88,6 +90,8 @@ def caption(frame: Frame) -> npt.NDArray[np.uint8]:
         (height, width, 3) with an even height and width, as H.264 wants.
     """
     picture = Image.fromarray(frame.image)
+    if frame.observation is not None:
+        picture = _beside(picture, frame.observation)
     wanted = min(max(picture.width, MIN_WIDTH), MAX_WIDTH)
     if picture.width != wanted:
         resampling = Image.Resampling.LANCZOS if picture.width > wanted else Image.Resampling.NEAREST
@@ -106,11 +110,25 @@ def caption(frame: Frame) -> npt.NDArray[np.uint8]:
     if frame.outcome is not None:
         _chip(draw, margin, middle, frame.outcome, OUTCOME_COLORS[frame.outcome], _TEXT, strong)
     elif not frame.has_overlay:
-        text, color = _MODE_LABELS[frame.mode]
+        text, color = ("script", _FAINT) if frame.mode is None else _MODE_LABELS[frame.mode]
         end = _chip(draw, margin, middle, text, color, _BAR, strong)
         if np.isfinite(frame.risk):
             draw.text((end + margin, middle), f"risk {frame.risk:.2f}", font=font, fill=_TEXT, anchor="lm")
     return np.asarray(canvas)
+
+
+def _beside(picture: Image.Image, seen: npt.NDArray[np.uint8]) -> Image.Image:
+    """Puts what the policy sees to the right of a picture, its pixels enlarged."""
+    height, width = seen.shape[:2]
+    factor = max(1, round(0.75 * picture.height) // height)
+    size = (width * factor, height * factor)
+    canvas = Image.new("RGB", (picture.width + size[0] + 2 * _SEEN_MARGIN, picture.height), _TEXT)
+    canvas.paste(picture, (0, 0))
+    left, top = picture.width + _SEEN_MARGIN, _SEEN_MARGIN
+    canvas.paste(Image.fromarray(np.ascontiguousarray(seen)).resize(size, Image.Resampling.NEAREST), (left, top))
+    note = f"what the policy sees: {width} x {height}"
+    ImageDraw.Draw(canvas).text((left, top + size[1] + 8), note, font=_font(13), fill=_SEEN_INK)
+    return canvas
 
 
 def _chip(
