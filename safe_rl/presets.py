@@ -59,13 +59,23 @@ TUNED_COMMON: Settings = {
     "risk.num_critics": 4,
     "recovery.hidden_sizes": (128, 128),
 }
+TUNED_EXTRACTION: Settings = {
+    # The rewards are positive, so that a violation may end the value; looking past it, into states that no data shows,
+    # the critics diverge.
+    "violation_ends_value": True,
+    "sac.entropy": "fixed",
+    "sac.alpha": 0.05,
+    "sac.gamma": 0.95,
+    "sac.tau": 0.01,
+    "sac.reward_scale": 0.2,
+}
 TUNED: dict[str, Settings] = {
     # sac.reward_scale brings the rewards of a step to about 1.
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3, "sac.reward_scale": 0.05},
     "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "sac.reward_scale": 10.0},
-    "safe_rl/ObjectExtraction-v0": {"risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
-    "safe_rl/ObjectExtractionDynamic-v0": {"risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
+    "safe_rl/ObjectExtraction-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
+    "safe_rl/ObjectExtractionDynamic-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
     "safe_rl/Reach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
     "safe_rl/ImageReach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
 }
@@ -100,7 +110,8 @@ def settings_of(config_type: type[Any], settings: Settings) -> Any:
 
 
 def preset(name: str, env: str) -> Settings:
-    """The settings of a preset for an environment."""
+    """The settings of a preset for an environment, whatever arguments its name has."""
+    env, _, _ = env.partition("?")
     if name == "paper":
         return {**PAPER_COMMON, **PAPER.get(env, {})}
     if name == "tuned":

@@ -59,7 +59,7 @@ def test_bricks_left_alone_stand(env: ObjectExtraction) -> None:
     start, _ = env.reset(seed=0)
     for _ in range(25):
         obs, reward, terminated, _, info = env.step(STILL)
-    assert (terminated, info) == (False, {"cost": 0.0, "success": False}) and -1.0 < reward < -0.6
+    assert (terminated, info) == (False, {"cost": 0.0, "success": False}) and 0.0 < reward < 0.4
     np.testing.assert_allclose(obs, start, atol=1e-3)
 
 
@@ -83,12 +83,12 @@ def test_a_closed_gripper_lifts_the_target_and_an_open_one_does_not(env: ObjectE
         env.reset(seed=0, options={"state": standing()})
         for _ in range(2):
             _, reward, terminated, _, info = env.step(act(jaw=jaw_move))
-            assert -0.7 < reward < 0.0 and not terminated
+            assert 0.3 < reward < 1.0 and not terminated
         for _ in range(3):
             obs, reward, terminated, _, info = env.step(act(z=0.02, jaw=jaw_move))
             if terminated:
                 break
-        assert info == {"cost": 0.0, "success": lifted} and (reward == 0.0) == lifted
+        assert info == {"cost": 0.0, "success": lifted} and (reward == 25.0) == lifted
         height = brick(obs, 1)[2] - 0.12
         assert height >= 0.03 if lifted else abs(height) < 1e-3
         for other in (0, 2):  # the neighbours stay
