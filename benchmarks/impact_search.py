@@ -1,7 +1,7 @@
 """A small search of the settings of IMPACT, PPO and IMPALA, so that each meets more than the others' defaults.
 
     python -m benchmarks.impact_search                                    # PPO and IMPALA on CartPole-v1
-    python -m benchmarks.impact_search --task acrobot --methods impact ppo
+    python -m benchmarks.impact_search --task acrobot --methods impact ppo impala --workers 2
 
 All in one process, so that steps to the goal do not depend on the machine's load. Each candidate differs from the
 preset in the fields that are named; medians of the seeds, which are not those of ``benchmarks.impact_compare``.
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["ppo", "impala"], choices=CANDIDATES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12])
     parser.add_argument("--steps", type=int, help="environment steps of a run at most; default: 600,000 in CartPole")
+    parser.add_argument("--workers", type=int, default=1, help="of this process, one after the other")
     options = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.ERROR)
@@ -80,7 +81,7 @@ def main() -> None:
     task = dataclasses.replace(task, steps=limit, impala_steps=limit)
     print("| method | differs from the preset in | steps to the goal, each seed | median |\n|---|---|---|---|")
     with LocalBackend() as backend:
-        workers = make_workers(task, backend, 0)
+        workers = make_workers(task, backend, options.workers)
         for method in options.methods:
             for changed in CANDIDATES[method]:
                 curves = [
