@@ -58,8 +58,8 @@ class ObjectExtraction(ArmEnv):
     Args:
         render_mode: As in Gymnasium.
         reward: ``"sparse"`` is the paper's, -1 a step and 0 for the step that succeeds: to topple a brick then ends a
-            bad time. ``"dense"`` is how far the task is done, from 0 to below 1, and 25 for the step that succeeds, more
-            than dawdling near the end pays with a discount of up to 0.96: to topple a brick ends a good time.
+            bad time. ``"dense"`` is how far the task is done, from 0 to below 1, and 25 for the step that succeeds,
+            which with a discount of up to 0.96 is more than dawdling pays: to topple a brick ends a good time.
     """
 
     MAX_ACTION: ClassVar[tuple[float, ...]] = (MAX_MOVE, MAX_MOVE, MAX_MOVE, MAX_JAW_MOVE)
