@@ -26,17 +26,50 @@ def make_env(env: str, *, cost_key: str = "cost", render_mode: str | None = None
 
     Args:
         env: A registered Gymnasium id (``safe_rl/Navigation1-v0``), or ``package.module:factory`` that names a class or
-            a function returning an environment.
+            a function returning an environment. Either may be followed by arguments for it, as in
+            ``safe_rl/ImageMaze-v0?frames=2&noise=4``.
         cost_key: The entry of ``info`` that is the constraint.
         render_mode: As in Gymnasium; passed on only if given.
-        **kwargs: Passed to the environment.
+        **kwargs: Passed to the environment; they outweigh the arguments in its name.
 
     Raises:
         UserError: The environment does not exist or cannot be made.
     """
+    base, arguments = split_arguments(env)
+    kwargs = {**arguments, **kwargs}
     if render_mode is not None:
         kwargs["render_mode"] = render_mode
-    return CostEnv(_make_from_factory(env, kwargs) if ":" in env else _make_registered(env, kwargs), cost_key, env)
+    made = _make_from_factory(base, kwargs) if ":" in base else _make_registered(base, kwargs)
+    return CostEnv(made, cost_key, env)
+
+
+def split_arguments(env: str) -> tuple[str, dict[str, Any]]:
+    """Takes the arguments off an environment's name: ``id?name=value&name=value``.
+
+    A value that reads as a number, ``true`` or ``false`` is one; all else is text.
+
+    Raises:
+        UserError: An argument is no ``name=value``.
+    """
+    base, _, query = env.partition("?")
+    arguments: dict[str, Any] = {}
+    for part in query.split("&") if query else []:
+        name, equals, value = part.partition("=")
+        if not equals or not name.isidentifier():
+            raise UserError(f"no environment {env!r}: name=value, joined by '&', must follow the '?', not {part!r}")
+        arguments[name] = _value(value)
+    return base, arguments
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _make_registered(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import toys
 
-from safe_rl.envs.factory import CostEnv, make_env
+from safe_rl.envs.factory import CostEnv, make_env, split_arguments
 from safe_rl.errors import EnvironmentFault, UserError
 
 NAN = math.nan
@@ -264,3 +264,37 @@ def test_a_users_error_passes_through_unchanged():
 def test_ctrl_c_is_no_fault_of_the_environment():
     with pytest.raises(KeyboardInterrupt):
         step_of(KeyboardInterrupt())
+
+
+def test_arguments_follow_a_question_mark():
+    assert split_arguments("a/B-v0") == ("a/B-v0", {})
+    name, arguments = split_arguments("a/B-v0?size=64&noise=0.5&renderer=egl&flat=true&deep=false&big=1e3&mixed=3px")
+    assert name == "a/B-v0"
+    assert arguments == {
+        "size": 64, "noise": 0.5, "renderer": "egl", "flat": True, "deep": False, "big": 1000.0, "mixed": "3px"
+    }  # fmt: skip
+    assert type(arguments["size"]) is int and type(arguments["big"]) is float
+
+
+@pytest.mark.parametrize("env", ["a/B-v0?noise", "a/B-v0?=3", "a/B-v0?no ise=3", "a/B-v0?a=1&&b=2"])
+def test_arguments_that_are_none_are_named(env):
+    with pytest.raises(UserError, match="name=value"):
+        make_env(env)
+
+
+def test_arguments_reach_registered_environments_and_factories(monkeypatch):
+    made = []
+
+    def factory(**kwargs):
+        made.append(kwargs)
+        return toys.Corridor()
+
+    monkeypatch.setattr(toys, "with_arguments", factory, raising=False)
+    gym.register("WithArguments-v0", entry_point=factory)
+    try:
+        env = make_env("toys:with_arguments?size=3&kind=b", kind="c")
+        make_env("WithArguments-v0?size=4")
+    finally:
+        del gym.registry["WithArguments-v0"]
+    assert made == [{"size": 3, "kind": "c"}, {"size": 4}]
+    assert env.name == "toys:with_arguments?size=3&kind=b"
