@@ -56,13 +56,21 @@ class World:
 
     Attributes:
         client: Bullet's number of the client.
+        renderer: What draws it, ``"tiny"`` or ``"egl"`` (see ``sim.rendering``).
     """
 
-    def __init__(self) -> None:
-        self.client: int = pybullet.connect(pybullet.DIRECT)
-        if self.client < 0:
-            raise UserError("PyBullet has no physics client left: close environments that are no longer needed")
-        self._disconnect = weakref.finalize(self, disconnect, self.client)
+    def __init__(self, renderer: str = "tiny") -> None:
+        self.renderer = renderer
+        if renderer == "tiny":
+            self.client: int = pybullet.connect(pybullet.DIRECT)
+            if self.client < 0:
+                raise UserError("PyBullet has no physics client left: close environments that are no longer needed")
+            self._disconnect = weakref.finalize(self, disconnect, self.client)
+        else:
+            from sim import rendering
+
+            self.client = rendering.connect(renderer)
+            self._disconnect = weakref.finalize(self, rendering.disconnect, self.client)
         self._joints: list[tuple[int, list[int]]] = []
         self._bodies: list[int] = []
         self._colliding: list[tuple[int, int]] = []
@@ -310,7 +318,7 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
         self._overlay = (mode, risk, eps_risk)
 
     def render_camera(self, width: int, height: int, camera: Camera | None = None) -> Picture:
-        """Returns what a camera sees, (height, width, 3) uint8 RGB, by PyBullet's renderer on the CPU.
+        """Returns what a camera sees, (height, width, 3) uint8 RGB.
 
         Args:
             width: In pixels.
@@ -324,22 +332,16 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
             raise UserError("the environment is closed: make a new one")
         camera = camera or self.CAMERA
         self._pose_for_camera()
-        *_, pixels, _, _ = pybullet.getCameraImage(
-            width,
-            height,
+        from sim.rendering import Light, capture
+
+        return capture(
+            self.world.client,
+            self.world.renderer,
+            (width, height),
             camera.view_matrix(),
             camera.projection_matrix(width / height),
-            lightDirection=(-0.5, -0.7, 1.2),
-            lightDistance=10.0,
-            shadow=0,
-            lightAmbientCoeff=0.6,
-            lightDiffuseCoeff=0.45,
-            lightSpecularCoeff=0.05,
-            renderer=pybullet.ER_TINY_RENDERER,
-            flags=pybullet.ER_NO_SEGMENTATION_MASK,
-            physicsClientId=self.world.client,
+            light=Light((-0.36, -0.5, 0.86), ambient=0.6, diffuse=0.45),
         )
-        return np.ascontiguousarray(np.reshape(pixels, (height, width, 4))[:, :, :3].astype(np.uint8))
 
     def _pose_for_camera(self) -> None:
         """Brings what the camera sees up to date where the world is not already."""

@@ -63,8 +63,8 @@ class Reach(ArmEnv):
 
     world: ReachWorld
 
-    def __init__(self, render_mode: str | None = None) -> None:
-        super().__init__(ReachWorld(BLOCKS, WORKSPACE, GOAL, GOAL_RADIUS), render_mode)
+    def __init__(self, render_mode: str | None = None, renderer: str = "tiny") -> None:
+        super().__init__(ReachWorld(BLOCKS, WORKSPACE, GOAL, GOAL_RADIUS, renderer), render_mode)
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self._table = joint_table(WORKSPACE)
         self._joints: list[Any] = []
@@ -104,6 +104,9 @@ class Reach(ArmEnv):
 
     def _observation(self) -> npt.NDArray[Any]:
         return np.array((self._x, self._y), np.float32)
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.render_mode, self.world.renderer
 
     # Starts and states
 
@@ -193,22 +196,23 @@ class ImageReach(Reach):
     Args:
         render_mode: As in Gymnasium.
         image_size: Width and height of the observation in pixels.
+        renderer: ``"tiny"`` or ``"egl"``: see ``sim.rendering``.
 
     ``expert_action`` and the noisy expert, which no picture tells where the stylus is, look at the physics instead.
     """
 
-    def __init__(self, render_mode: str | None = None, image_size: int = IMAGE_SIZE) -> None:
+    def __init__(self, render_mode: str | None = None, image_size: int = IMAGE_SIZE, renderer: str = "tiny") -> None:
         if image_size < 16:
             raise UserError(f"image_size is {image_size}: it must be at least 16 pixels")
         self.image_size = image_size
-        super().__init__(render_mode)
+        super().__init__(render_mode, renderer)
         self.observation_space = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
 
     def _observation(self) -> Picture:
         return self.render_camera(self.image_size, self.image_size)
 
     def _arguments(self) -> tuple[Any, ...]:
-        return self.render_mode, self.image_size
+        return self.render_mode, self.image_size, self.world.renderer
 
     def _seen_point(self, obs: npt.NDArray[Any]) -> tuple[float, float]:
         return self._x, self._y

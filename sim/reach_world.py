@@ -74,8 +74,9 @@ class ReachWorld(World):
         workspace: Box2D,
         goal: tuple[float, float],
         goal_radius: float,
+        renderer: str = "tiny",
     ) -> None:
-        super().__init__()
+        super().__init__(renderer)
         pybullet.setPhysicsEngineParameter(
             fixedTimeStep=SUBSTEPS * SUBSTEP_SEC,
             numSubSteps=SUBSTEPS,

@@ -217,3 +217,9 @@ def test_a_start_in_a_block_is_refused(env: Reach) -> None:
     for bad in ((0.5,), "here", (np.nan, 0.0)):
         with pytest.raises(UserError, match="state"):
             env.reset(options={"state": bad})
+
+
+def test_a_renderer_that_cannot_draw_an_arm_is_refused() -> None:
+    for renderer in ("opencv", "gl"):
+        with pytest.raises(UserError, match=f"unknown renderer '{renderer}'"):
+            ImageReach(renderer=renderer)
