@@ -151,6 +151,8 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012 - as Gymnasium
     CAMERA: ClassVar[Camera]
+    LIGHT: ClassVar[tuple[tuple[float, float, float], float, float]] = ((-0.36, -0.5, 0.86), 0.6, 0.45)
+    """Direction towards the light, its ambient and its diffuse share."""
     PICTURE_SIZE: ClassVar[tuple[int, int]] = (480, 360)
     """Width and height of what ``render`` draws, without the strip below it."""
     MAX_ACTION: ClassVar[tuple[float, ...]]
@@ -340,7 +342,7 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
             (width, height),
             camera.view_matrix(),
             camera.projection_matrix(width / height),
-            light=Light((-0.36, -0.5, 0.86), ambient=0.6, diffuse=0.45),
+            light=Light(*self.LIGHT),
         )
 
     def _pose_for_camera(self) -> None:

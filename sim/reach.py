@@ -59,6 +59,7 @@ class Reach(ArmEnv):
 
     MAX_ACTION: ClassVar[tuple[float, ...]] = (MAX_MOVE, MAX_MOVE)
     CAMERA: ClassVar[Camera] = Camera((0.95, 0.0, 0.85), (0.5, 0.0, 0.02), (-1.0, 0.0, 0.0), field_of_view_deg=34.0)
+    LIGHT: ClassVar[tuple[tuple[float, float, float], float, float]] = ((0.0, 0.0, 1.0), 0.7, 0.3)
     PICTURE_SIZE: ClassVar[tuple[int, int]] = (400, 400)
 
     world: ReachWorld
