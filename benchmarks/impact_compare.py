@@ -239,7 +239,7 @@ def plot(output: Path, tasks: list[str], file: Path) -> None:
     """Draws medians over the seeds, and the range from the lowest to the highest seed."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(len(tasks), 2, figsize=(9.0, 2.5 * len(tasks)), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(tasks), 2, figsize=(10.0, 2.4 * len(tasks)), squeeze=False, layout="constrained")
     axis_of: tuple[tuple[str, Callable[[Curve], list[Any]]], ...] = (
         ("thousand environment steps", lambda curve: [steps / 1000 for steps in curve.steps]),
         ("seconds", lambda curve: curve.seconds),
@@ -260,9 +260,12 @@ def plot(output: Path, tasks: list[str], file: Path) -> None:
             axis.set_xlabel(label)
             axis.set_ylabel("return, mean of 100")
             axis.set_title(TASKS[task].title, fontsize=9)
-            axis.set_xlim(left=0)
+            if any(read(output, task, peer) for peer in PEER_LABELS):  # they take ten to a hundred times as long
+                axis.set_xscale("log")
+            else:
+                axis.set_xlim(left=0)
             axis.spines[["top", "right"]].set_visible(False)
-        line[0].legend(frameon=False, fontsize=8)
+        line[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
     plt.close(figure)
