@@ -2,8 +2,8 @@
 
 Run it from the repository's root: ``python -m benchmarks.render_speed``. It uses one process and one core (Mesa's
 OpenGL takes more) and about a minute; ``--cpu-time`` divides by the process's CPU time, for a machine that is busy with
-other work. Every figure is the median of the repeats, smallest and largest beside it. A renderer that the machine cannot
-offer is left out, with the reason.
+other work. Every figure is the median of the repeats, smallest and largest beside it. A renderer that the machine
+cannot offer is left out, with the reason.
 """
 
 from __future__ import annotations
