@@ -107,7 +107,7 @@ def write_random_bundle(path: Path, kind: str) -> Path:
         env="benchmark/Random-v0",
         observation_space=space_to_json(space),
         action_space=space_to_json(ACTIONS),
-        recovery=agent.config.recovery.kind,
+        recovery="model-free",
         gamma_risk=agent.config.risk.gamma_risk,
         switch=SwitchSpec(agent.config.risk.eps_risk),
         limits=LimitSpec((-1.0, -1.0), (1.0, 1.0)),

@@ -7,21 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from safe_rl.errors import UserError
 from safe_rl.normalization import NormalizeObs
+from safe_rl.planner_config import PlannerConfig
+from safe_rl.validation import require, require_widths
 
 Precision = Literal["float32", "bfloat16"]
-
-
-def require(condition: bool, section: str, name: str, value: object, need: str) -> None:
-    """Raises ``UserError`` with the flag, its value and what it must be, unless ``condition`` holds."""
-    if not condition:
-        flag = f"{section}.{name}" if section else name
-        raise UserError(f"--{flag.replace('_', '-')} is {value}: it must be {need}")
-
-
-def _require_widths(section: str, sizes: tuple[int, ...]) -> None:
-    require(all(size > 0 for size in sizes), section, "hidden_sizes", sizes, "positive widths")
 
 
 @dataclass
@@ -53,7 +43,7 @@ class SACConfig:
         require(self.alpha >= 0, "sac", "alpha", self.alpha, "at least 0")
         require(self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto")
         require(self.reward_scale > 0, "sac", "reward_scale", self.reward_scale, "positive")
-        _require_widths("sac", self.hidden_sizes)
+        require_widths("sac", self.hidden_sizes)
 
 
 @dataclass
@@ -94,7 +84,7 @@ class RiskConfig:
         require(0 < self.tau <= 1, "risk", "tau", self.tau, "above 0 and at most 1")
         require(self.learning_rate > 0, "risk", "learning_rate", self.learning_rate, "positive")
         require(self.num_critics >= 1, "risk", "num_critics", self.num_critics, "at least 1")
-        _require_widths("risk", self.hidden_sizes)
+        require_widths("risk", self.hidden_sizes)
         fraction = self.positive_fraction
         require(fraction is None or 0 < fraction < 1, "risk", "positive_fraction", fraction, "between 0 and 1")
         require(self.pretrain_steps >= 0, "risk", "pretrain_steps", self.pretrain_steps, "at least 0")
@@ -104,8 +94,9 @@ class RiskConfig:
 class RecoveryConfig:
     """The recovery policy."""
 
-    kind: Literal["model-free", "q-sampling"] = "model-free"
-    """A policy trained to minimise Q_risk, or the least risky of uniformly sampled actions."""
+    kind: Literal["model-free", "q-sampling", "latent-model"] = "model-free"
+    """A policy trained to minimise Q_risk, the least risky of uniformly sampled actions, or, of images alone, the first
+    action of the least risky plan in a learned model."""
     learning_rate: float = 3e-4
     """Adam step size of the model-free policy."""
     hidden_sizes: tuple[int, ...] = (256, 256)
@@ -115,12 +106,12 @@ class RecoveryConfig:
     num_samples: int = 1000
     """Actions that q-sampling draws for a decision."""
     num_backup_samples: int = 16
-    """Actions that q-sampling draws for each next state of a batch."""
+    """Actions that q-sampling and latent-model draw for each next state of a batch."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
         require(self.learning_rate > 0, "recovery", "learning_rate", self.learning_rate, "positive")
-        _require_widths("recovery", self.hidden_sizes)
+        require_widths("recovery", self.hidden_sizes)
         require(self.num_samples >= 1, "recovery", "num_samples", self.num_samples, "at least 1")
         require(self.num_backup_samples >= 1, "recovery", "num_backup_samples", self.num_backup_samples, "at least 1")
 
@@ -203,6 +194,8 @@ class RecoveryRLConfig(AgentConfig):
     """Risk critic and switch."""
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Recovery policy."""
+    planner: PlannerConfig = field(default_factory=PlannerConfig)
+    """Latent model and planner, of the recovery kind latent-model."""
     relabel_actions: bool = True
     """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
     violation_ends_value: bool = True
@@ -222,6 +215,13 @@ class RecoveryRLConfig(AgentConfig):
         # What the task teaches a shared encoder, a risk critic that no longer learns would misread.
         apart = self.encoder.sharing == "separate" or self.risk.update_online
         require(apart, "encoder", "sharing", self.encoder.sharing, "separate with --risk.no-update-online")
+
+    def settings(self, *, images: bool) -> dict[str, Any]:
+        """See ``AgentConfig``; without those of the planner where nobody plans."""
+        settings = super().settings(images=images)
+        if self.recovery.kind != "latent-model":
+            del settings["planner"]
+        return settings
 
 
 @dataclass

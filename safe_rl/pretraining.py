@@ -118,8 +118,9 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
         agent.replay.random_state = random["replay"]
         return {}
     partial = run / PARTIAL
-    encoder_steps = agent.num_encoder_steps
-    done, total = 0, encoder_steps + agent.config.risk.pretrain_steps
+    encoder_end = agent.num_encoder_steps
+    risk_end = encoder_end + agent.config.risk.pretrain_steps
+    done, total = 0, risk_end + agent.num_recovery_steps
     if has_state(partial):
         state = load_state(partial)
         with misfit_named(run, "this version of safe_rl"):
@@ -127,7 +128,9 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
             done = state["done"]
     metrics: Metrics = {}
     steps = itertools.chain(
-        agent.pretrain_encoder(max(encoder_steps - done, 0)), agent.pretrain(total - max(done, encoder_steps))
+        agent.pretrain_encoder(max(encoder_end - done, 0)),
+        agent.pretrain(max(risk_end - max(done, encoder_end), 0)),
+        agent.pretrain_recovery(total - max(done, risk_end)),
     )
     with Interrupt() as interrupt:
         for step_metrics in steps:
@@ -137,7 +140,8 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
                 save_state(partial, {"agent": agent.state_dict(), "done": done})
             interrupt.raise_if_requested()
             if progress is not None:
-                progress(done, total, "encoder" if done < encoder_steps else "risk critic and recovery policy")
+                part = "latent model" if risk_end <= done and risk_end < total else "risk critic and recovery policy"
+                progress(done, total, "encoder" if done < encoder_end else part)
     random = {"generator": agent.generator.get_state(), "replay": agent.replay.random_state}
     save_state(run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent), "random": random})
     shutil.rmtree(partial, ignore_errors=True)
@@ -184,6 +188,9 @@ def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
     }
     if agent.image_shape is None:
         return settings
+    if recovery.kind == "latent-model":
+        planner = agent.config.planner
+        settings |= {"planner.horizon": planner.horizon, "planner.hidden_sizes": list(planner.hidden_sizes)}
     encoder = agent.config.encoder
     return settings | {
         "the image's shape": list(agent.image_shape),

@@ -14,7 +14,7 @@ import torch
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import SACAgent
 from safe_rl.checkpoint import list_checkpoints, load_newest
-from safe_rl.config import AgentConfig, RunConfig
+from safe_rl.config import AgentConfig, RecoveryRLConfig, RunConfig
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
@@ -54,6 +54,8 @@ def train(
         EnvironmentFault: The environment failed; the state was saved, and ``resume`` goes on.
         KeyboardInterrupt: Ctrl-C; likewise.
     """
+    if run.workers > 0 and isinstance(agent_config, RecoveryRLConfig) and agent_config.recovery.kind == "latent-model":
+        raise UserError(f"--workers is {run.workers}: --recovery.kind latent-model trains in one process, with 0")
     torch.set_num_threads(run.threads)
     with contextlib.ExitStack() as stack:
         here = run.num_envs if run.workers == 0 else 1  # the workers make their own

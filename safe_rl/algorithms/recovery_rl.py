@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -14,10 +14,15 @@ import torch
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import Metrics, Stateful
 from safe_rl.config import RecoveryRLConfig
+from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import Batch
+from safe_rl.data.sequences import require_windows
+from safe_rl.errors import UserError
+from safe_rl.latent_recovery import LatentModelRecovery
 from safe_rl.recovery import ModelFreeRecovery, QSamplingRecovery
 from safe_rl.switch import Decision, Mode, RecoverySwitch
 from safe_rl.transitions import Transitions
+from safe_rl.validation import require_defaults
 
 
 class RecoveryRLAgent(RiskAwareAgent):
@@ -34,14 +39,26 @@ class RecoveryRLAgent(RiskAwareAgent):
     ) -> None:
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
         self.switch = RecoverySwitch(config.risk.eps_risk, config.risk.recovery_must_help)
-        self.recovery: ModelFreeRecovery | QSamplingRecovery
+        self.recovery: ModelFreeRecovery | QSamplingRecovery | LatentModelRecovery
+        if config.recovery.kind != "latent-model":
+            require_defaults("planner", config.planner, f"--recovery.kind {config.recovery.kind} does not plan")
         if config.recovery.kind == "model-free":
             self.recovery = ModelFreeRecovery(
                 self.state_dim, self.act_dim, config.recovery, self.risk_critic,
                 generator=self.init_generator, precision=config.precision, device=self.device,
             )  # fmt: skip
-        else:
+        elif config.recovery.kind == "q-sampling":
             self.recovery = QSamplingRecovery(self.act_dim, config.recovery, self.risk_critic)
+        else:
+            if self.image_shape is None:
+                raise UserError(
+                    "--recovery.kind is latent-model: the observation is no image (Box of uint8, height x width x "
+                    "channels); choose model-free or q-sampling"
+                )
+            self.recovery = LatentModelRecovery(
+                self.state_dim, self.act_dim, config.recovery, config.planner, self.risk_critic,
+                generator=self.init_generator, device=self.device,
+            )  # fmt: skip
 
     @torch.inference_mode()
     def act(self, obs: npt.NDArray[Any], *, explore: bool) -> Decision:
@@ -118,6 +135,43 @@ class RecoveryRLAgent(RiskAwareAgent):
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
         metrics, obs = self._step_risk(batch, pretraining)
         return metrics | self.recovery.update(obs, self.generator)
+
+    def add_offline(self, transitions: Transitions) -> None:
+        """See ``RiskAwareAgent``.
+
+        Raises:
+            UserError: A latent model is to be learned, and no transitions follow each other for long enough.
+        """
+        super().add_offline(transitions)
+        if isinstance(self.recovery, LatentModelRecovery):
+            require_windows(self._image_replay(), self.config.planner.horizon)
+
+    @property
+    def num_recovery_steps(self) -> int:
+        """See ``RiskAwareAgent``."""
+        return self.config.planner.pretrain_steps if isinstance(self.recovery, LatentModelRecovery) else 0
+
+    def pretrain_recovery(self, steps: int) -> Iterator[Metrics]:
+        """See ``RiskAwareAgent``."""
+        if steps > 0 and isinstance(self.recovery, LatentModelRecovery):
+            yield from self.recovery.fit(self.risk_encoder, self._image_replay(), steps, self.generator)
+
+    def observe(self, transitions: Transitions) -> None:
+        """See ``SACAgent``; every so many episodes a latent model is refreshed."""
+        super().observe(transitions)
+        if isinstance(self.recovery, LatentModelRecovery) and self.config.risk.update_online:
+            ended = int((transitions.terminated | transitions.truncated).sum())
+            self.recovery.refresh(ended, self.risk_encoder, self._image_replay(), self.generator)
+
+    def update(self) -> Metrics:
+        """See ``SACAgent``."""
+        metrics = super().update()
+        return metrics | self.recovery.metrics if isinstance(self.recovery, LatentModelRecovery) else metrics
+
+    def _image_replay(self) -> ImageReplayBuffer:
+        if not isinstance(self.replay, ImageReplayBuffer):
+            raise TypeError("a latent model learns from a replay of images")
+        return self.replay
 
     def _next_action(
         self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None

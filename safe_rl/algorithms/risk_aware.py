@@ -101,6 +101,15 @@ class RiskAwareAgent(SACAgent):
         """Fits risk critic and recovery policy to the offline transitions; yields the metrics of each step."""
         return self._offline_steps(steps, lambda: self._pretrain_risk(self._risk_indices()))
 
+    @property
+    def num_recovery_steps(self) -> int:
+        """Gradient steps of ``pretrain_recovery`` that the settings ask for."""
+        return 0
+
+    def pretrain_recovery(self, steps: int) -> Iterator[Metrics]:
+        """Fits what a recovery policy learns after the risk critic, from sequences; yields the metrics of each step."""
+        return iter(())
+
     def pretrain_task(self, steps: int) -> Iterator[Metrics]:
         """Fits the task policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
         return self._offline_steps(steps, lambda: self._learn_task(self._task_indices()))

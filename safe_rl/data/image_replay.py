@@ -82,6 +82,21 @@ class ImageReplayBuffer(ReplayBuffer):
             next_obs=self._images(places[:, self.stack :]),
         )
 
+    def image_numbers(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Numbers the observations, equal ones alike.
+
+        Returns:
+            (len(self),) numbers of ``obs`` and of ``next_obs``, and (number of observations, stack) for ``images_at``.
+        """
+        held = self._held[: len(self)]
+        places, numbers = np.unique(held.reshape(-1, self.stack), axis=0, return_inverse=True)
+        obs, next_obs = numbers.reshape(len(self), 2).T
+        return obs, next_obs, places
+
+    def images_at(self, places: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The observations (B, H * W * C) of places (B, stack) that ``image_numbers`` gave."""
+        return self._images(torch.from_numpy(places).to(self.device))
+
     def state_dict(self) -> dict[str, Any]:
         """See ``ReplayBuffer``; on the CPU the images are the buffer's own memory: write them before it changes."""
         return {

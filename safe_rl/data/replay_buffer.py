@@ -143,6 +143,15 @@ class ReplayBuffer:
         """Gathers the rows ``indices`` (B,)."""
         return Batch.from_rows(self._rows.index_select(0, indices), self.obs_dim, self.act_dim)
 
+    def actions(self, indices: torch.Tensor) -> torch.Tensor:
+        """The executed actions (B, act_dim) of the rows ``indices`` (B,)."""
+        return Batch.from_rows(self._rows.index_select(0, indices), self.obs_dim, self.act_dim).action
+
+    def ends(self) -> npt.NDArray[np.bool_]:
+        """(len(self),) whether each transition led to an absorbing state."""
+        ended: npt.NDArray[np.bool_] = self._rows[: len(self), -1].cpu().numpy() > 0
+        return ended
+
     def sample(self, batch_size: int, source: Source = "all", positive_fraction: float | None = None) -> Batch:
         """Draws a batch; see ``sample_indices``."""
         indices = torch.from_numpy(self.sample_indices(batch_size, source, positive_fraction))

@@ -108,6 +108,12 @@ def _require_onnx() -> None:
 
 
 def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions, checkpoint: Path) -> BundleSpec:
+    recovery = agent.config.recovery.kind
+    if recovery == "latent-model":
+        raise UserError(
+            f"{run.path} recovers by a latent model, which a bundle cannot hold: "
+            "train with --recovery.kind model-free or q-sampling"
+        )
     env = run.make_env()
     observation_space, action_space = env.observation_space, env.action_space
     env.close()
@@ -120,7 +126,7 @@ def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions, checkpoi
             env=run.env_id,
             observation_space=space_to_json(observation_space),
             action_space=space_to_json(action_space),
-            recovery=agent.config.recovery.kind,
+            recovery=recovery,
             gamma_risk=risk.gamma_risk,
             switch=SwitchSpec(eps_risk, risk.recovery_must_help, options.release_risk, options.min_recovery_sec),
             limits=LimitSpec(low, high, options.max_rate, options.control_period_sec),
