@@ -17,7 +17,7 @@ from torch.nn import functional
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.prioritized_replay import PrioritizedReplay, QBatch, n_step_rows
 from safe_rl.config import require
-from safe_rl.envs.spaces import flat_dim
+from safe_rl.envs.spaces import flat_dim, require_no_image
 from safe_rl.errors import UserError
 from safe_rl.nets.arrays import as_tensor
 from safe_rl.nets.mlp import StackedMLP
@@ -124,8 +124,9 @@ def make_q_network(
     """Builds ``Q(s, .)``.
 
     Raises:
-        UserError: The actions are not discrete.
+        UserError: The actions are not discrete, or the observations are images.
     """
+    require_no_image(observation_space, "DQN")
     if not isinstance(action_space, gym.spaces.Discrete):
         raise UserError(f"action space {action_space} is not supported by DQN: it must be Discrete")
     generator = torch.Generator().manual_seed(seed)

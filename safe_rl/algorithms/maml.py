@@ -16,6 +16,7 @@ from safe_rl.algorithms.actor_critic import ActorCritic
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.returns import gae
 from safe_rl.config import require
+from safe_rl.envs.spaces import require_no_image
 from safe_rl.nets.optim import FlatAdam
 
 Floats = npt.NDArray[np.float32]
@@ -177,7 +178,12 @@ class MAMLLearner:
 def make_net(
     observation_space: gym.Space[Any], action_space: gym.Space[Any], config: MAMLConfig, seed: int = 0
 ) -> ActorCritic:
-    """Builds the networks."""
+    """Builds the networks.
+
+    Raises:
+        UserError: The spaces are not supported.
+    """
+    require_no_image(observation_space, "MAML")
     return ActorCritic(
         observation_space,
         action_space,

@@ -36,6 +36,12 @@ def image_shape(space: gym.Space[Any]) -> tuple[int, int, int] | None:
     return None
 
 
+def require_no_image(space: gym.Space[Any], method: str) -> None:
+    """Raises ``UserError`` where observations are images, for methods whose networks have no encoder."""
+    if image_shape(space) is not None:
+        raise UserError(f"{method} cannot learn from images: train recovery-rl, unconstrained, impact or ppo")
+
+
 def flat_dtype(space: gym.Space[Any]) -> type[np.uint8] | type[np.float32]:
     """The type of a flattened observation: images stay bytes, all else becomes float32."""
     return np.float32 if image_shape(space) is None else np.uint8

@@ -154,6 +154,11 @@ def test_epsilon_falls_and_ape_x_has_one_for_each_environment():
     assert config.epsilon_of(0, 1) == pytest.approx(0.4)
 
 
+def test_no_images():
+    with pytest.raises(UserError, match="DQN cannot learn from images"):
+        DQNLearner(gym.spaces.Box(0, 255, (16, 16, 3), np.uint8), gym.spaces.Discrete(2), DQNConfig())
+
+
 def test_only_discrete_actions():
     with pytest.raises(UserError, match="must be Discrete"):
         DQNLearner(OBS, OBS, DQNConfig())
