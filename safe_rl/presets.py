@@ -28,10 +28,16 @@ PAPER_EXTRACTION: Settings = {
     "demonstrations": True,
     "task_pretrain_steps": 3_000,
 }
+PAPER_IMAGES: Settings = {"replay_capacity": 100_000, "risk.pretrain_steps": 30_000}
 PAPER: dict[str, Settings] = {
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3},
     "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.2},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "risk.positive_fraction": 0.3},
+    "safe_rl/ImageMaze-v0": {**PAPER_IMAGES, "risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
+    # Not in the paper, and no settings are given for its physical task: those of the state, or of Image Maze.
+    "safe_rl/ImageNavigation1-v0": {**PAPER_IMAGES, "risk.gamma_risk": 0.8, "risk.eps_risk": 0.3},
+    "safe_rl/ImageNavigation2-v0": {**PAPER_IMAGES, "risk.gamma_risk": 0.65, "risk.eps_risk": 0.2},
+    "safe_rl/ImageReach-v0": {**PAPER_IMAGES, "risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
     "safe_rl/ObjectExtraction-v0": {**PAPER_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.35},
     "safe_rl/ObjectExtractionDynamic-v0": {**PAPER_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
 }
@@ -69,6 +75,16 @@ TUNED_EXTRACTION: Settings = {
     "sac.tau": 0.01,
     "sac.reward_scale": 0.2,
 }
+TUNED_IMAGES: Settings = {
+    # A million images would fill the memory, and the time of a gradient step is the batch's.
+    "replay_capacity": 100_000,
+    "batch_size": 64,
+    "encoder.pretrain_steps": 1_000,
+    "risk.learning_rate": 1e-3,
+    "recovery.learning_rate": 1e-3,
+    "risk.pretrain_steps": 3_000,
+    "task_pretrain_steps": 3_000,
+}
 TUNED: dict[str, Settings] = {
     # sac.reward_scale brings the rewards of a step to about 1.
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3, "sac.reward_scale": 0.05},
@@ -77,7 +93,25 @@ TUNED: dict[str, Settings] = {
     "safe_rl/ObjectExtraction-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
     "safe_rl/ObjectExtractionDynamic-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
     "safe_rl/Reach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
-    "safe_rl/ImageReach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
+    "safe_rl/ImageMaze-v0": {
+        **TUNED_IMAGES,
+        "risk.gamma_risk": 0.65,
+        "risk.eps_risk": 0.1,
+        "sac.reward_scale": 10.0,
+    },
+    "safe_rl/ImageNavigation1-v0": {
+        **TUNED_IMAGES,
+        "risk.gamma_risk": 0.8,
+        "risk.eps_risk": 0.3,
+        "sac.reward_scale": 0.05,
+    },
+    "safe_rl/ImageNavigation2-v0": {
+        **TUNED_IMAGES,
+        "risk.gamma_risk": 0.65,
+        "risk.eps_risk": 0.1,
+        "sac.reward_scale": 0.05,
+    },
+    "safe_rl/ImageReach-v0": {**TUNED_IMAGES, "risk.gamma_risk": 0.65, "risk.eps_risk": 0.1},
 }
 
 
