@@ -2,7 +2,7 @@
 
 ``safe-rl train recovery-rl --env ros_nodes.ros_env:my_robot.yaml --dataset data/run1 --output runs/robot`` learns on
 it. The file holds a mapping (``ros_nodes.mapping``), the reward and the rest (``ros_nodes.robot_settings``). With
-``my_robot.yaml?dry_run`` nothing is sent.
+``my_robot.yaml?dry_run=true`` nothing is sent.
 
 Publishes the mapping's action topic. Offers ``~/trip`` and ``~/release`` of an emergency stop, and ``~/start_episode``
 for the operator. One thread takes messages, inside of ``step`` and ``reset``; another one stops the robot if ``step``
@@ -42,7 +42,7 @@ NAME = "robot_env"
 LABEL_DEPTH = 100
 """Messages of a label that wait for the end of the learner's update: none may be lost."""
 ACKNOWLEDGED_WITHIN_SEC = 0.5
-DRY_RUN = "?dry_run"
+DRY_RUN = "?dry_run=true"
 
 
 class RosLink:
@@ -271,9 +271,8 @@ class RosEnv(RobotEnv):
         return cls(RobotSettings.load(Path(path), dry_run=dry_run))
 
 
-def __getattr__(name: str) -> Callable[[], RosEnv]:
+def __getattr__(name: str) -> Callable[..., RosEnv]:
     """Makes ``ros_nodes.ros_env:my_robot.yaml`` the name of an environment, as ``package.module:factory`` is."""
-    path = name.removesuffix(DRY_RUN)
-    if not path.endswith((".yaml", ".yml")):
+    if not name.endswith((".yaml", ".yml")):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return partial(RosEnv.from_file, path, dry_run=path != name)
+    return partial(RosEnv.from_file, name)

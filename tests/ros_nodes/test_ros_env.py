@@ -350,7 +350,7 @@ def test_one_robot_one_environment_by_its_file(floor: str, tmp_path: Path) -> No
     env.reset()
     assert env.step(np.float32([0.0, 0.0]))[4]["cost"] == 0.0
     env.close()
-    dry = make_env(f"{name}?dry_run")
+    dry = make_env(f"{name}?dry_run=true")
     assert dry.unwrapped.settings.env.dry_run  # type: ignore[attr-defined]
     dry.close()
     with pytest.raises(UserError, match=r"no mapping at nowhere\.yaml"):
@@ -499,7 +499,7 @@ def test_a_request_as_settings(tmp_path: Path) -> None:
     assert (run.env, run.output, run.seed, run.resume) == (f"ros_nodes.ros_env:{file}", Path("run"), 3, False)
     assert agent.sac.reward_scale == 10.0  # the maze's
     dry, _ = Request.from_parameters({**given, "dry_run": True}).arguments()
-    assert (dry.env, dry.output, dry.overwrite) == (f"ros_nodes.ros_env:{file}?dry_run", Path("run_dry_run"), True)
+    assert (dry.env, dry.output, dry.overwrite) == (f"ros_nodes.ros_env:{file}?dry_run=true", Path("run_dry_run"), True)
 
 
 def test_the_task_is_kept_once_there_is_a_run(tmp_path: Path) -> None:
