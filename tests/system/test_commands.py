@@ -36,15 +36,15 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_seven_commands(tmp_path):
+def test_the_eight_commands(tmp_path):
     commands = blocks("By hand")[0].strip().splitlines()
     assert [shlex.split(line)[1] for line in commands] == (
-        ["collect", "inspect", "pretrain", "train", "train", "evaluate", "report"]
+        ["collect", "inspect", "pretrain", "train", "train", "evaluate", "view", "report"]
     )
     for line in commands:
         for usual, short in SHORTER.items():
             line = line.replace(usual, short)
-        words = [sys.executable, "-m", "safe_rl.cli.main", *shlex.split(line)[1:]]
+        words = [sys.executable, "-m", "safe_rl.cli.main", *shlex.split(line, comments=True)[1:]]
         if "pretrain" in words or "recovery-rl" in words:
             words += ["--risk.pretrain-steps", "30"]
         run(words, tmp_path)
