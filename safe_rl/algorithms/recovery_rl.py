@@ -40,7 +40,8 @@ class RecoveryRLAgent(RiskAwareAgent):
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
         self.switch = RecoverySwitch(config.risk.eps_risk, config.risk.recovery_must_help)
         self.recovery: ModelFreeRecovery | QSamplingRecovery | LatentModelRecovery
-        if config.recovery.kind != "latent-model":
+        # Recovery IMPACT's settings have no planner.
+        if config.recovery.kind != "latent-model" and isinstance(config, RecoveryRLConfig):
             require_defaults("planner", config.planner, f"--recovery.kind {config.recovery.kind} does not plan")
         if config.recovery.kind == "model-free":
             self.recovery = ModelFreeRecovery(
