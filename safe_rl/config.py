@@ -47,13 +47,13 @@ class SACConfig:
 
 
 @dataclass
-class RiskConfig:
-    """The risk critic Q_risk and the switch that asks it (Recovery RL, arXiv 2010.15920)."""
+class RiskCriticConfig:
+    """The risk critic Q_risk (Recovery RL, arXiv 2010.15920)."""
 
     gamma_risk: float = 0.8
     """Discount of future violations: how far ahead the critic looks, about 1 / (1 - gamma_risk) steps."""
     eps_risk: float = 0.3
-    """Risk above which the recovery policy takes over."""
+    """Risk that is tolerated."""
     tau: float = 0.0002
     """Share of the critics that their targets take over at each step."""
     learning_rate: float = 3e-4
@@ -64,18 +64,14 @@ class RiskConfig:
     """Widths of the hidden layers."""
     loss: Literal["mse", "cross-entropy"] = "mse"
     """Squared error as in the paper, or cross-entropy against the bootstrapped probability."""
-    backup: Literal["composite", "task"] = "composite"
-    """Whose next action the target follows: the switch's (the paper), or the task policy's (the authors' code)."""
     pretrain_proposal: Literal["policy", "uniform"] = "policy"
     """What proposes the next action while no task policy is trained yet: the fresh policy, or uniform actions."""
     positive_fraction: float | None = None
     """Share of violating transitions in each risk batch (default: as they come)."""
-    recovery_must_help: bool = False
-    """Hand over only where the recovery action is less risky than the proposed one."""
     pretrain_steps: int = 10_000
     """Gradient steps on the offline data before training; 0 for the ablation without pretraining."""
     update_online: bool = True
-    """Go on updating risk critic and recovery policy while training."""
+    """Go on updating the risk critic, and the recovery policy where there is one, while training."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
@@ -88,6 +84,16 @@ class RiskConfig:
         fraction = self.positive_fraction
         require(fraction is None or 0 < fraction < 1, "risk", "positive_fraction", fraction, "between 0 and 1")
         require(self.pretrain_steps >= 0, "risk", "pretrain_steps", self.pretrain_steps, "at least 0")
+
+
+@dataclass
+class RiskConfig(RiskCriticConfig):
+    """The risk critic and the switch that asks it; the recovery policy takes over above eps_risk."""
+
+    backup: Literal["composite", "task"] = "composite"
+    """Whose next action the target follows: the switch's (the paper), or the task policy's (the authors' code)."""
+    recovery_must_help: bool = False
+    """Hand over only where the recovery action is less risky than the proposed one."""
 
 
 @dataclass
@@ -161,6 +167,13 @@ class AgentConfig:
     """Scale observations by the statistics of the dataset, by running ones, or not; never images."""
     precision: Precision = "float32"
     """Precision of the hidden layers' matrix products; weights stay in float32."""
+    violation_ends_value: bool = True
+    """Value a violation as the end of the episode, which makes crashing pay where rewards are negative. Switched off,
+    the task critics look past it as if the episode went on."""
+    demonstrations: bool = False
+    """Train the task policy on the offline transitions too, where there is a dataset."""
+    task_pretrain_steps: int = 0
+    """Gradient steps of the task policy on the offline transitions before training (needs demonstrations)."""
     sac: SACConfig = field(default_factory=SACConfig)
     """Task policy."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -172,6 +185,15 @@ class AgentConfig:
         require(self.replay_capacity >= 1, "", "replay_capacity", self.replay_capacity, "at least 1")
         require(self.start_steps >= 0, "", "start_steps", self.start_steps, "at least 0")
         require(self.update_after >= 0, "", "update_after", self.update_after, "at least 0")
+        steps = self.task_pretrain_steps
+        require(steps >= 0, "", "task_pretrain_steps", steps, "at least 0")
+        require(steps == 0 or self.demonstrations, "", "task_pretrain_steps", steps, "0 without --demonstrations")
+
+    def for_run(self, *, episodes: int, dataset: bool) -> AgentConfig:
+        """These settings as a run of so many episodes heeds them: without a dataset nothing is demonstrated."""
+        if dataset or not self.demonstrations:
+            return self
+        return dataclasses.replace(self, demonstrations=False, task_pretrain_steps=0)
 
     def settings(self, *, images: bool) -> dict[str, Any]:
         """As a run keeps them, as JSON values: without those of the encoder where observations are no images."""
@@ -187,7 +209,22 @@ class UnconstrainedConfig(AgentConfig):
 
 
 @dataclass
-class RecoveryRLConfig(AgentConfig):
+class RiskAwareConfig(AgentConfig):
+    """What every agent with a risk critic has."""
+
+    risk: RiskCriticConfig = field(default_factory=RiskCriticConfig)
+    """Risk critic."""
+
+    def __post_init__(self) -> None:
+        """Validates the values."""
+        super().__post_init__()
+        # What the task teaches a shared encoder, a risk critic that no longer learns would misread.
+        apart = self.encoder.sharing == "separate" or self.risk.update_online
+        require(apart, "encoder", "sharing", self.encoder.sharing, "separate with --risk.no-update-online")
+
+
+@dataclass
+class RecoveryRLConfig(RiskAwareConfig):
     """Recovery RL (arXiv 2010.15920)."""
 
     risk: RiskConfig = field(default_factory=RiskConfig)
@@ -198,23 +235,15 @@ class RecoveryRLConfig(AgentConfig):
     """Latent model and planner, of the recovery kind latent-model."""
     relabel_actions: bool = True
     """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
-    violation_ends_value: bool = True
-    """Value a violation as the end of the episode, which makes crashing pay where rewards are negative. Switched off,
-    the task critics look past it as if the episode went on."""
-    demonstrations: bool = False
-    """Train the task policy on the offline transitions too."""
-    task_pretrain_steps: int = 0
-    """Gradient steps of the task policy on the offline transitions before training (needs demonstrations)."""
+    learn_from_both: bool = False
+    """Train the task policy on what it proposed and on what was executed, each half of the times: another ablation."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
         super().__post_init__()
-        steps = self.task_pretrain_steps
-        require(steps >= 0, "", "task_pretrain_steps", steps, "at least 0")
-        require(steps == 0 or self.demonstrations, "", "task_pretrain_steps", steps, "0 without --demonstrations")
-        # What the task teaches a shared encoder, a risk critic that no longer learns would misread.
-        apart = self.encoder.sharing == "separate" or self.risk.update_online
-        require(apart, "encoder", "sharing", self.encoder.sharing, "separate with --risk.no-update-online")
+        require(
+            self.relabel_actions or not self.learn_from_both, "", "learn_from_both", True, "off without relabelling"
+        )
 
     def settings(self, *, images: bool) -> dict[str, Any]:
         """See ``AgentConfig``; without those of the planner where nobody plans."""

@@ -13,8 +13,13 @@ from typing import Any
 import gymnasium as gym
 import torch
 
+from safe_rl.algorithms.lagrangian import LagrangianAgent, LagrangianConfig
+from safe_rl.algorithms.rcpo import RCPOAgent, RCPOConfig
 from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
+from safe_rl.algorithms.reward_penalty import RewardPenaltyAgent, RewardPenaltyConfig
+from safe_rl.algorithms.rspo import RSPOAgent, RSPOConfig
 from safe_rl.algorithms.sac import SACAgent
+from safe_rl.algorithms.sqrl import SQRLAgent, SQRLConfig
 from safe_rl.config import AgentConfig, RecoveryRLConfig, UnconstrainedConfig
 from safe_rl.errors import UserError
 
@@ -32,6 +37,11 @@ METHODS: dict[str, Method] = {
     "recovery-rl": Method(
         RecoveryRLAgent, RecoveryRLConfig, "task policy with a recovery policy and a switch on learned risk"
     ),
+    "lagrangian": Method(LagrangianAgent, LagrangianConfig, "LR: the actor pays for risk, at a price that is learned"),
+    "rspo": Method(RSPOAgent, RSPOConfig, "RSPO: the actor pays for risk, at a price that falls on a schedule"),
+    "sqrl": Method(SQRLAgent, SQRLConfig, "SQRL: LR that also rejects risky ones among its sampled actions"),
+    "rcpo": Method(RCPOAgent, RCPOConfig, "RCPO: risk is taken off the reward, at a price that is learned"),
+    "reward-penalty": Method(RewardPenaltyAgent, RewardPenaltyConfig, "RP: a violation is taken off the reward"),
     "unconstrained": Method(SACAgent, UnconstrainedConfig, "soft actor-critic on the reward alone"),
 }
 

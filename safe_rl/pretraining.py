@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import Metrics, SACAgent
 from safe_rl.checkpoint import has_state, load_state, save_state
@@ -89,15 +90,16 @@ def pretrain_run(
     return {name: float(value) for name, value in metrics.items()}
 
 
-def open_dataset(path: Path, env: CostEnv, cost_key: str) -> OfflineDataset:
-    """Opens a dataset that a risk critic for ``env`` can learn from.
+def open_dataset(path: Path, env: CostEnv, cost_key: str, *, learns_risk: bool = True) -> OfflineDataset:
+    """Opens a dataset that a risk critic for ``env`` can learn from, or a task policy alone.
 
     Raises:
         UserError: It is missing, damaged, made for other spaces, or unfit to learn risk from.
     """
     dataset = OfflineDataset.open(path, cost_key=cost_key)
     dataset.check_compatible(env)
-    dataset.validate_for_training()
+    if learns_risk:
+        dataset.validate_for_training()
     return dataset
 
 
@@ -175,22 +177,23 @@ def read_pretrained(agent: RiskAwareAgent, run: Path) -> dict[str, Any]:
 
 def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
     """What must be the same for pretrained networks to fit and to mean the same."""
-    risk, recovery = agent.config.risk, agent.config.recovery
+    risk = agent.config.risk
     settings = {
         "obs_dim": agent.obs_dim,
         "act_dim": agent.act_dim,
         "risk.gamma_risk": risk.gamma_risk,
         "risk.num_critics": risk.num_critics,
         "risk.hidden_sizes": list(risk.hidden_sizes),
-        "recovery.kind": recovery.kind,
-        "recovery.hidden_sizes": list(recovery.hidden_sizes),
         "normalize_obs": agent.config.normalize_obs,
     }
+    if isinstance(agent, RecoveryRLAgent):
+        recovery = agent.config.recovery
+        settings |= {"recovery.kind": recovery.kind, "recovery.hidden_sizes": list(recovery.hidden_sizes)}
+        if recovery.kind == "latent-model":
+            planner = agent.config.planner
+            settings |= {"planner.horizon": planner.horizon, "planner.hidden_sizes": list(planner.hidden_sizes)}
     if agent.image_shape is None:
         return settings
-    if recovery.kind == "latent-model":
-        planner = agent.config.planner
-        settings |= {"planner.horizon": planner.horizon, "planner.hidden_sizes": list(planner.hidden_sizes)}
     encoder = agent.config.encoder
     return settings | {
         "the image's shape": list(agent.image_shape),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from safe_rl.config import Precision, RiskConfig
+from safe_rl.config import Precision, RiskCriticConfig
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam, polyak_update
@@ -26,7 +26,7 @@ class RiskCritic(nn.Module):
         self,
         obs_dim: int,
         act_dim: int,
-        config: RiskConfig,
+        config: RiskCriticConfig,
         *,
         generator: torch.Generator,
         precision: Precision = "float32",

@@ -57,6 +57,7 @@ def train(
     if run.workers > 0 and isinstance(agent_config, RecoveryRLConfig) and agent_config.recovery.kind == "latent-model":
         raise UserError(f"--workers is {run.workers}: --recovery.kind latent-model trains in one process, with 0")
     torch.set_num_threads(run.threads)
+    agent_config = agent_config.for_run(episodes=run.episodes, dataset=run.dataset is not None)
     with contextlib.ExitStack() as stack:
         here = run.num_envs if run.workers == 0 else 1  # the workers make their own
         envs = [stack.enter_context(make_env(run.env, cost_key=run.cost_key)) for _ in range(here)]
@@ -67,7 +68,7 @@ def train(
         settings = agent_config.settings(images=agent.image_shape is not None)
         config = {"method": method, **dataclasses.asdict(run), **settings}
         prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
-        if dataset is not None and isinstance(agent, RiskAwareAgent):
+        if dataset is not None:
             agent.add_offline(dataset.transitions())
             dataset.release()
         if run.stop_at_success_rate is not None:
@@ -77,8 +78,9 @@ def train(
         if state is not None:
             with misfit_named(run.output, run.env):
                 agent.load_state_dict(state["agent"])
-        elif isinstance(agent, RiskAwareAgent):
-            start_safety(agent, run, pretrain_progress)
+        else:
+            if isinstance(agent, RiskAwareAgent):
+                start_safety(agent, run, pretrain_progress)
             total = agent.config.task_pretrain_steps
             for done, _ in enumerate(agent.pretrain_task(total), start=1):
                 if pretrain_progress is not None:
@@ -134,7 +136,7 @@ def required_dataset(method: str, agent: SACAgent, run: ReadsOffline, env: CostE
     """Opens what a run reads, so that what is wrong with it is said before anything is written.
 
     Returns:
-        The dataset of a method that learns risk; None for one that does not.
+        The dataset; a method that learns no risk can do without one.
 
     Raises:
         UserError: Something is missing, damaged or does not fit.
@@ -142,7 +144,7 @@ def required_dataset(method: str, agent: SACAgent, run: ReadsOffline, env: CostE
     if not isinstance(agent, RiskAwareAgent):
         if run.pretrained is not None:
             raise UserError(f"method {method} learns no risk: leave --pretrained out")
-        return None
+        return None if run.dataset is None else open_dataset(run.dataset, env, run.cost_key, learns_risk=False)
     if run.dataset is None:
         raise UserError(
             f"method {method} learns risk from offline data: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,6 +28,8 @@ from safe_rl.validation import require_defaults
 
 class RecoveryRLAgent(RiskAwareAgent):
     """Executes the proposed action where ``Q_risk(s, a_task) <= eps_risk``, the recovery action elsewhere."""
+
+    config: RecoveryRLConfig
 
     def __init__(
         self,
@@ -62,13 +65,6 @@ class RecoveryRLAgent(RiskAwareAgent):
             )  # fmt: skip
 
     @torch.inference_mode()
-    def act(self, obs: npt.NDArray[Any], *, explore: bool) -> Decision:
-        """See ``SACAgent``; ``Decision.mode`` tells who acts."""
-        started = time.perf_counter()
-        task_state, risk_state = self._both_views(obs)
-        return self._decide(risk_state, self._propose(task_state, explore), started, explore=explore)
-
-    @torch.inference_mode()
     def watch(self, obs: npt.NDArray[Any], task_action: npt.NDArray[np.float32], *, explore: bool) -> Decision:
         """Decides on actions that somebody else proposes.
 
@@ -82,7 +78,7 @@ class RecoveryRLAgent(RiskAwareAgent):
         return self._decide(self.risk_encoder(self._tensor(obs)), proposal, started, explore=explore)
 
     def _decide(self, state: torch.Tensor, task_action: torch.Tensor, started: float, *, explore: bool) -> Decision:
-        """The switch's decision on proposals (N, act_dim) in [-1, 1] in what the risk critic sees (N, state_dim)."""
+        """The switch's decision, see ``RiskAwareAgent``; ``Decision.mode`` tells who acts."""
         risk = self.risk_critic(state, task_action)
         action, recovers = self._switch(
             state, task_action, risk, lambda rows: self.recovery.act(rows, self.generator, explore=explore)
@@ -132,6 +128,13 @@ class RecoveryRLAgent(RiskAwareAgent):
         if not self.config.relabel_actions:
             transitions = transitions.replace(task_action=transitions.action)
         return super()._to_unit(transitions)
+
+    def _update_task(self, batch: Batch) -> Metrics:
+        """See ``SACAgent``; with ``learn_from_both`` a fair coin says whether a step is taken as executed."""
+        if self.config.learn_from_both:
+            as_executed = torch.rand((len(batch.obs), 1), generator=self.generator, device=self.device) < 0.5
+            batch = dataclasses.replace(batch, task_action=torch.where(as_executed, batch.action, batch.task_action))
+        return super()._update_task(batch)
 
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
         metrics, obs = self._step_risk(batch, pretraining)

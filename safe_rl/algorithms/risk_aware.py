@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -12,26 +13,26 @@ import torch
 
 from safe_rl.algorithms.learner_step import LearnerStep
 from safe_rl.algorithms.sac import Metrics, SACAgent, Stateful
-from safe_rl.config import RecoveryRLConfig
-from safe_rl.data.replay_buffer import Batch, Source
+from safe_rl.config import RiskAwareConfig
+from safe_rl.data.replay_buffer import Batch
 from safe_rl.nets.autoencoder import Autoencoder
 from safe_rl.nets.conv import ImageEncoder
 from safe_rl.nets.optim import FlatAdam
 from safe_rl.risk import RiskCritic
-from safe_rl.transitions import Transitions
+from safe_rl.switch import Decision, Mode
 
 
 class RiskAwareAgent(SACAgent):
     """Learns ``Q_risk`` from offline and online transitions; does not act on it."""
 
     has_risk = True
-    config: RecoveryRLConfig
+    config: RiskAwareConfig
 
     def __init__(
         self,
         observation_space: gym.Space[Any],
         action_space: gym.Space[Any],
-        config: RecoveryRLConfig,
+        config: RiskAwareConfig,
         *,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -45,7 +46,6 @@ class RiskAwareAgent(SACAgent):
         self.risk_optimizer = self.risk_critic.make_optimizer(self._trained(self.risk_encoder))
         self.autoencoder = self._make_autoencoder()
         self._pretrain_risk = LearnerStep(self._pretrain_from_indices, self.generator, self.device)
-        self._learn_task = LearnerStep(super()._learn_from_indices, self.generator, self.device)
         self._learn_risk = LearnerStep(self._risk_from_indices, self.generator, self.device)
         self._learn_images = LearnerStep(self._images_from_indices, self.generator, self.device)
 
@@ -67,6 +67,29 @@ class RiskAwareAgent(SACAgent):
         risk: npt.NDArray[np.float32] = self.risk_critic(state, unit_action).cpu().numpy()
         return risk
 
+    @torch.inference_mode()
+    def act(self, obs: npt.NDArray[Any], *, explore: bool) -> Decision:
+        """See ``SACAgent``; ``Decision.risk`` is known."""
+        started = time.perf_counter()
+        task_state, risk_state = self._both_views(obs)
+        proposal = self._propose_knowing_risk(task_state, risk_state, explore)
+        return self._decide(risk_state, proposal, started, explore=explore)
+
+    def _propose_knowing_risk(self, task_state: torch.Tensor, risk_state: torch.Tensor, explore: bool) -> torch.Tensor:
+        """The task policy's actions (N, act_dim) in [-1, 1]; a method that chooses among several does so here."""
+        return self._propose(task_state, explore)
+
+    def _decide(self, state: torch.Tensor, task_action: torch.Tensor, started: float, *, explore: bool) -> Decision:
+        """The decision on proposals (N, act_dim) in [-1, 1] in what the risk critic sees (N, state_dim): to do so."""
+        action = self.scaler.to_env(task_action.cpu().numpy())
+        return Decision(
+            action=action,
+            task_action=action,
+            risk=self.risk_critic(state, task_action).cpu().numpy(),
+            mode=np.full(len(action), Mode.TASK, dtype=np.int8),
+            solve_time_sec=time.perf_counter() - started,
+        )
+
     def _both_views(self, obs: npt.NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """What the task policy, and what risk critic and recovery policy, see of observations (N, obs_dim)."""
         raw = self._tensor(obs)
@@ -74,12 +97,6 @@ class RiskAwareAgent(SACAgent):
         return state, state if self.risk_encoder is self.encoder else self.risk_encoder(raw)
 
     # ---------------------------------------------------------------- learning
-
-    def add_offline(self, transitions: Transitions) -> None:
-        """Takes the offline dataset: the risk learner's for good, and the scale of the observations."""
-        if self.image_shape is None and self.config.normalize_obs != "none":
-            self.normalizer.update(np.concatenate([transitions.obs, transitions.next_obs[-1:]]))
-        self.replay.add_offline(self._to_unit(transitions))
 
     @property
     def num_encoder_steps(self) -> int:
@@ -110,10 +127,6 @@ class RiskAwareAgent(SACAgent):
         """Fits what a recovery policy learns after the risk critic, from sequences; yields the metrics of each step."""
         return iter(())
 
-    def pretrain_task(self, steps: int) -> Iterator[Metrics]:
-        """Fits the task policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
-        return self._offline_steps(steps, lambda: self._learn_task(self._task_indices()))
-
     def update_task(self) -> Metrics:
         """The task policy's part of ``update``, for those who let the two learners run side by side."""
         if self.num_observed <= self.config.update_after:
@@ -127,14 +140,6 @@ class RiskAwareAgent(SACAgent):
             return {}
         return self._learn_risk(self._risk_indices())
 
-    def _offline_steps(self, steps: int, step: Callable[[], Metrics]) -> Iterator[Metrics]:
-        for _ in range(steps):
-            yield step()
-
-    def _task_indices(self) -> npt.NDArray[np.int64]:
-        source: Source = "all" if self.config.demonstrations else "online"
-        return self.replay.sample_indices(self.config.batch_size, source)
-
     def _risk_indices(self) -> npt.NDArray[np.int64]:
         return self.replay.sample_indices(self.config.batch_size, "all", self.config.risk.positive_fraction)
 
@@ -144,7 +149,7 @@ class RiskAwareAgent(SACAgent):
         return self._task_indices(), self._risk_indices()
 
     def _learn_from_indices(self, task_indices: torch.Tensor, risk_indices: torch.Tensor | None = None) -> Metrics:
-        metrics = super()._learn_from_indices(task_indices)
+        metrics = self._task_from_indices(task_indices)
         if risk_indices is not None:
             metrics |= self._update_risk(self.replay.batch(risk_indices))
         return metrics
@@ -164,9 +169,6 @@ class RiskAwareAgent(SACAgent):
     def _pretrain_from_indices(self, indices: torch.Tensor) -> Metrics:
         return self._update_risk(self.replay.batch(indices), pretraining=True)
 
-    def _ends_value(self, batch: Batch) -> torch.Tensor:
-        return batch.terminated if self.config.violation_ends_value else batch.terminated * (1 - batch.cost)
-
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
         return self._step_risk(batch, pretraining)[0]
 
@@ -181,6 +183,14 @@ class RiskAwareAgent(SACAgent):
         self.risk_optimizer.step(loss)
         self.risk_critic.update_targets()
         return {"risk/loss": loss.detach()}, obs.detach()
+
+    def _risk_view(self, batch: Batch, obs: torch.Tensor) -> torch.Tensor:
+        """What the risk critic sees (B, state_dim) of a task batch, of which the task sees ``obs``; no gradient."""
+        if self.risk_encoder is self.encoder:
+            return obs.detach()
+        with torch.no_grad():
+            seen: torch.Tensor = self.risk_encoder(batch.obs)
+        return seen
 
     def _next_action(
         self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None

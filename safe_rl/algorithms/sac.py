@@ -7,6 +7,7 @@ import dataclasses
 import math
 import time
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -19,7 +20,7 @@ from torch.nn import functional
 from safe_rl.algorithms.learner_step import LearnerStep
 from safe_rl.config import AgentConfig, EncoderConfig
 from safe_rl.data.image_replay import ImageReplayBuffer
-from safe_rl.data.replay_buffer import Batch, ReplayBuffer
+from safe_rl.data.replay_buffer import Batch, ReplayBuffer, Source
 from safe_rl.envs.spaces import flat_dim, flat_dtype, image_shape
 from safe_rl.errors import UserError
 from safe_rl.nets.conv import ImageEncoder
@@ -31,6 +32,7 @@ from safe_rl.nets.random_shift import random_shift
 from safe_rl.normalization import ActionScaler, ObservationNormalizer
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
+from safe_rl.validation import require_defaults
 
 Metrics = dict[str, torch.Tensor]
 
@@ -79,7 +81,8 @@ class SACAgent:
         self._obs_dtype = flat_dtype(observation_space)
         self.encoder: ObservationNormalizer | ImageEncoder
         if self.image_shape is None:
-            _require_default_encoder(config)
+            given = getattr(config, "encoder", EncoderConfig())
+            require_defaults("encoder", given, "the observation is no image (Box of uint8, height x width x channels)")
             self.encoder = self.normalizer = ObservationNormalizer(self.obs_dim).to(self.device)
             self.state_dim = self.obs_dim
             """Width of what the networks see."""
@@ -89,6 +92,7 @@ class SACAgent:
         self._make_task_policy()
         self.replay = self._make_replay(seed)
         self._learn = LearnerStep(self._learn_from_indices, self.generator, self.device)
+        self._learn_task = LearnerStep(self._task_from_indices, self.generator, self.device)
 
     def _make_encoder(self) -> ImageEncoder:
         settings: EncoderConfig | None = getattr(self.config, "encoder", None)
@@ -159,6 +163,16 @@ class SACAgent:
 
     # ---------------------------------------------------------------- learning
 
+    def add_offline(self, transitions: Transitions) -> None:
+        """Takes the offline dataset, for good, and from it the scale of the observations."""
+        if self.image_shape is None and self.config.normalize_obs != "none":
+            self.normalizer.update(np.concatenate([transitions.obs, transitions.next_obs[-1:]]))
+        self.replay.add_offline(self._to_unit(transitions))
+
+    def pretrain_task(self, steps: int) -> Iterator[Metrics]:
+        """Fits the task policy to the offline transitions; yields the metrics of each of ``steps`` steps."""
+        return self._offline_steps(steps, lambda: self._learn_task(self._task_indices()))
+
     def observe(self, transitions: Transitions) -> None:
         """Stores what happened; the task policy will learn from ``task_action``."""
         self.num_observed += len(transitions)
@@ -175,23 +189,35 @@ class SACAgent:
 
     def _sample_indices(self) -> tuple[npt.NDArray[np.int64], ...]:
         """The rows that this step learns from."""
-        return (self.replay.sample_indices(self.config.batch_size, "online"),)
+        return (self._task_indices(),)
 
-    def _learn_from_indices(self, indices: torch.Tensor) -> Metrics:
+    def _task_indices(self) -> npt.NDArray[np.int64]:
+        source: Source = "all" if self.config.demonstrations else "online"
+        return self.replay.sample_indices(self.config.batch_size, source)
+
+    @staticmethod
+    def _offline_steps(steps: int, step: Callable[[], Metrics]) -> Iterator[Metrics]:
+        for _ in range(steps):
+            yield step()
+
+    def _learn_from_indices(self, task_indices: torch.Tensor) -> Metrics:
+        return self._task_from_indices(task_indices)
+
+    def _task_from_indices(self, indices: torch.Tensor) -> Metrics:
         return self._update_task(self.replay.batch(indices))
 
     def _update_task(self, batch: Batch) -> Metrics:
-        obs, next_obs = self._look(self.encoder, self._augmented(batch))
+        batch = self._augmented(batch)
+        obs, next_obs = self._look(self.encoder, batch)
         critic_loss = self._critic_loss(batch, obs, next_obs)
         self.critic_optimizer.step(critic_loss)
 
         obs = obs.detach()  # an encoder learns from critics alone
         action, log_prob = self.actor.sample(obs, self._noise(len(obs)))
-        actor_loss = self._actor_loss(obs, action, log_prob)
+        actor_loss = self._actor_loss(batch, obs, action, log_prob)
         self.actor_optimizer.step(actor_loss)
 
-        if self.temperature is not None:
-            self.temperature_optimizer.step(self.temperature.loss(log_prob, self.target_entropy))
+        self._adapt_weights(batch, obs, action.detach(), log_prob.detach())
         polyak_update(self.critic_targets, self.critics, self.config.sac.tau)
         return {
             "train/critic_loss": critic_loss.detach(),
@@ -199,6 +225,11 @@ class SACAgent:
             "train/entropy": -log_prob.detach().mean(),
             "train/alpha": torch.as_tensor(self._alpha),
         }
+
+    def _adapt_weights(self, batch: Batch, obs: torch.Tensor, action: torch.Tensor, log_prob: torch.Tensor) -> None:
+        """One step of what weighs the terms of the actor's loss, here the temperature; arguments as there."""
+        if self.temperature is not None:
+            self.temperature_optimizer.step(self.temperature.loss(log_prob, self.target_entropy))
 
     def _augmented(self, batch: Batch) -> Batch:
         """``batch`` with its images shifted at random, where that is asked for."""
@@ -222,22 +253,36 @@ class SACAgent:
         with torch.no_grad():
             next_action, next_log_prob = self.actor.sample(next_obs, self._noise(len(next_obs)))
             next_value = self._q(self.critic_targets, next_obs, next_action).amin(0) - self._alpha * next_log_prob
-            target = self._task_reward(batch) + self.config.sac.gamma * (1 - self._ends_value(batch)) * next_value
+            target = self._task_reward(batch, obs) + self.config.sac.gamma * (1 - self._ends_value(batch)) * next_value
         q = self._q(self.critics, obs, batch.task_action)
         return functional.mse_loss(q, target.expand_as(q), reduction="sum") * (0.5 / len(target))
 
-    def _actor_loss(self, obs: torch.Tensor, action: torch.Tensor, log_prob: torch.Tensor) -> torch.Tensor:
-        """``mean (alpha log pi(a|s) - min_i Q_i(s, a))``; methods that constrain the actor add their term here."""
+    def _actor_loss(
+        self, batch: Batch, obs: torch.Tensor, action: torch.Tensor, log_prob: torch.Tensor
+    ) -> torch.Tensor:
+        """``mean (alpha log pi(a|s) - min_i Q_i(s, a))``; methods that constrain the actor add their term here.
+
+        Args:
+            batch: ``B`` transitions.
+            obs: (B, state_dim) what the actor sees of their states.
+            action: (B, act_dim) actions that the actor draws there.
+            log_prob: (B,) their log-densities.
+        """
         q = self.critics.extreme(torch.cat([obs, action], dim=1), largest=False)
         return (self._alpha * log_prob - q).mean()
 
-    def _task_reward(self, batch: Batch) -> torch.Tensor:
-        """The reward (B,) the task critics learn from; methods that penalise it change it here."""
+    def _task_reward(self, batch: Batch, obs: torch.Tensor) -> torch.Tensor:
+        """The reward (B,) the task critics learn from; methods that penalise it change it here.
+
+        Args:
+            batch: ``B`` transitions.
+            obs: (B, state_dim) what the task critics see of their states.
+        """
         return batch.reward * self.config.sac.reward_scale
 
     def _ends_value(self, batch: Batch) -> torch.Tensor:
-        """1.0 (B,) where nothing follows for the task critics; a method that knows the constraint may differ."""
-        return batch.terminated
+        """1.0 (B,) where nothing follows for the task critics."""
+        return batch.terminated if self.config.violation_ends_value else batch.terminated * (1 - batch.cost)
 
     @staticmethod
     def _q(critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -354,14 +399,6 @@ class SACAgent:
         return transitions.replace(
             action=self.scaler.to_unit(transitions.action), task_action=self.scaler.to_unit(transitions.task_action)
         )
-
-
-def _require_default_encoder(config: Any) -> None:
-    """Raises ``UserError`` where settings of the encoder are given that nothing would heed."""
-    for name, value in vars(getattr(config, "encoder", EncoderConfig())).items():
-        if value != getattr(EncoderConfig(), name):
-            flag = f"--encoder.{name.replace('_', '-')}"
-            raise UserError(f"{flag} is {value}: the observation is no image (Box of uint8, height x width x channels)")
 
 
 class Temperature(nn.Module):

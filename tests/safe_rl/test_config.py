@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import toy_images
 import toys
 
 from safe_rl import config as config_module
@@ -19,7 +20,16 @@ from safe_rl.config import AgentConfig, RecoveryConfig, RecoveryRLConfig, RiskCo
 from safe_rl.errors import UserError
 from safe_rl.flow import LocalBackend
 from safe_rl.methods import METHODS, config_from_dict, get_method, make_agent, resolve_device
-from safe_rl.presets import PAPER, PAPER_COMMON, TUNED, TUNED_COMMON, preset_config
+from safe_rl.presets import (
+    PAPER,
+    PAPER_COMMON,
+    PAPER_EXCEPTIONS,
+    PRICES,
+    TUNED,
+    TUNED_COMMON,
+    TUNED_METHODS,
+    preset_config,
+)
 from safe_rl.pretraining import PretrainConfig, pretrain_run
 from safe_rl.shield.calibrate import CalibrateConfig
 from safe_rl.shield.export import ExportOptions
@@ -82,6 +92,14 @@ def test_every_field_of_every_config_is_read_by_something(tmp_path, monkeypatch,
     train("unconstrained", RunConfig(**run, output=tmp_path / "c"), toys.unconstrained_config())
     monkeypatch.setattr("safe_rl.plans.episodes.make_backend", lambda workers, address: LocalBackend())
     train("unconstrained", RunConfig(**run, output=tmp_path / "d", workers=1), toys.unconstrained_config())
+    images = make_agent(
+        "recovery-rl",
+        toy_images.image_config(encoder__augmentation="random-shift", encoder__pretrain_steps=1),
+        *(getattr(toy_images.Small(), f"{name}_space") for name in ("observation", "action")),
+        seed=0,
+    )
+    images.add_offline(toy_images.walk(toy_images.Small(), 40))
+    list(images.pretrain_encoder(images.num_encoder_steps))
     run_evaluate(EvaluateConfig(tmp_path / "a", episodes=1))
     run_export(ExportConfig(run=tmp_path / "a", output=tmp_path / "bundle"))
     held_out = toys.collect_corridor(tmp_path / "held_out", seed=7)
@@ -185,6 +203,21 @@ def test_presets_name_only_fields_that_exist(settings):
         assert field in {f.name for f in dataclasses.fields(config)}, dotted
 
 
+SETTINGS_OF_METHODS = [
+    (method, settings)
+    for of_methods in [*PRICES.values(), *PAPER_EXCEPTIONS.values(), TUNED_METHODS]
+    for method, settings in of_methods.items()
+]
+
+
+@pytest.mark.parametrize(("method", "settings"), SETTINGS_OF_METHODS, ids=str)
+def test_presets_of_a_method_name_only_its_fields(method, settings):
+    config = get_method(method).config()
+    for dotted in settings:
+        section, _, field = dotted.rpartition(".")
+        assert hasattr(getattr(config, section) if section else config, field), dotted
+
+
 @pytest.mark.parametrize("name", ["tuned", "paper", "none"])
 @pytest.mark.parametrize("env", [*PAPER, *TUNED, "my.module:env"])
 @pytest.mark.parametrize("method", METHODS)
@@ -208,6 +241,10 @@ def test_the_papers_settings():
     assert (navigation.risk.gamma_risk, navigation.risk.eps_risk, navigation.normalize_obs) == (0.65, 0.2, "none")
     maze = preset_config("recovery-rl", "safe_rl/Maze-v0", "paper")
     assert (maze.risk.gamma_risk, maze.risk.eps_risk, maze.risk.positive_fraction) == (0.5, 0.15, 0.3)
+    extraction = preset_config("lagrangian", "safe_rl/ObjectExtraction-v0", "paper")
+    assert (extraction.risk.gamma_risk, extraction.risk.eps_risk, extraction.multiplier.initial) == (0.75, 0.25, 50)
+    assert preset_config("rspo", "safe_rl/Maze-v0", "paper").schedule.start == 200
+    assert preset_config("reward-penalty", "safe_rl/Navigation2-v0", "paper").penalty == 3000
 
 
 def test_an_unknown_preset():
@@ -217,7 +254,7 @@ def test_an_unknown_preset():
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("recovery_rl", "did you mean 'recovery-rl'"), ("ppo", "choose from recovery-rl, unconstrained")],
+    [("recovery_rl", "did you mean 'recovery-rl'"), ("ppo", "choose from recovery-rl, lagrangian")],
 )
 def test_an_unknown_method(name, words):
     with pytest.raises(UserError, match=f"no method '{name}': {words}"):

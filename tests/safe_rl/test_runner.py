@@ -487,10 +487,10 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path, whole, corridor_data
 
 
 def test_an_environment_of_other_shapes_is_noticed_on_resume(tmp_path, corridor_data, monkeypatch):
-    train_small(tmp_path / "run", corridor_data, "unconstrained", episodes=1)
+    train_small(tmp_path / "run", None, "unconstrained", episodes=1)
     monkeypatch.setattr(toys, "Corridor", toys.Script)  # one action instead of two
     with pytest.raises(UserError, match="does not fit toys:Corridor as it is now") as caught:
-        train_small(tmp_path / "run", corridor_data, "unconstrained", episodes=2, resume=True)
+        train_small(tmp_path / "run", None, "unconstrained", episodes=2, resume=True)
     assert "\n" not in str(caught.value)
 
 

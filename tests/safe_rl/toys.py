@@ -12,7 +12,17 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from safe_rl.config import AgentConfig, RecoveryConfig, RecoveryRLConfig, RiskConfig, SACConfig, UnconstrainedConfig
+from safe_rl.config import (
+    AgentConfig,
+    RecoveryConfig,
+    RecoveryRLConfig,
+    RiskAwareConfig,
+    RiskConfig,
+    RiskCriticConfig,
+    SACConfig,
+    UnconstrainedConfig,
+)
+from safe_rl.methods import get_method
 
 
 class Corridor(gym.Env):
@@ -200,7 +210,14 @@ def _changed(config: Any, changes: dict[str, Any]) -> Any:
 
 def agent_config(method: str, **changes: Any) -> AgentConfig:
     """The small settings of a method."""
-    return recovery_config(**changes) if method == "recovery-rl" else unconstrained_config(**changes)
+    if method in ("recovery-rl", "unconstrained"):
+        return recovery_config(**changes) if method == "recovery-rl" else unconstrained_config(**changes)
+    config = get_method(method).config(
+        batch_size=32, replay_capacity=2000, start_steps=10, sac=SACConfig(hidden_sizes=SMALL)
+    )
+    if isinstance(config, RiskAwareConfig):
+        config.risk = RiskCriticConfig(hidden_sizes=SMALL, pretrain_steps=30, tau=0.01, learning_rate=3e-3)
+    return _changed(config, changes)
 
 
 def collect_corridor(

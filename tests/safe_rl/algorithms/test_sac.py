@@ -109,7 +109,7 @@ def test_the_actor_loss_by_hand():
         made.critics.flat.zero_()
         for unit, values in zip(made.critics.units(), [[1.0, 4.0], [3.0, 2.0]], strict=True):
             unit[0].weight[:2, 0] = torch.tensor(values)
-    loss = made._actor_loss(torch.eye(2), torch.zeros(2, 2), torch.tensor([1.0, -3.0]))
+    loss = made._actor_loss(None, torch.eye(2), torch.zeros(2, 2), torch.tensor([1.0, -3.0]))
     assert loss.item() == pytest.approx(((0.2 * 1 - 1) + (0.2 * -3 - 2)) / 2)
 
 
