@@ -22,6 +22,7 @@ from safe_rl.algorithms.sac import SACAgent
 from safe_rl.algorithms.sqrl import SQRLAgent, SQRLConfig
 from safe_rl.config import AgentConfig, RecoveryRLConfig, UnconstrainedConfig
 from safe_rl.errors import UserError
+from safe_rl.user_code import import_attribute
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,18 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """Looks a method up.
+    """Looks a method up: one of ``METHODS``, or a ``Method`` of the user's own, named ``package.module:method``.
 
     Raises:
         UserError: There is none of that name.
     """
-    require_known(name, METHODS)
-    return METHODS[name]
+    if ":" not in name:
+        require_known(name, METHODS)
+        return METHODS[name]
+    method = import_attribute(name, "method", "method")
+    if not isinstance(method, Method):
+        raise UserError(f"{name} is of type {type(method).__name__}: it must be a safe_rl.methods.Method")
+    return method
 
 
 def require_known(name: str, methods: Collection[str]) -> None:

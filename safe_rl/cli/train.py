@@ -32,13 +32,15 @@ def main(argv: list[str]) -> int:
         help_of = {name: method.help for name, method in METHODS.items()}
         help_of |= {name: method.help for name, method in PLAN_METHODS.items()}
         show("\n".join(f"  {name:<16} {text}" for name, text in help_of.items()))
+        show("\nA method of your own is named package.module:method.")
         return 0
     if argv[0].startswith("-"):
         saved = _run_to_resume(argv)
         if saved is None:
             raise UserError(f"name a method before the options: {', '.join([*METHODS, *PLAN_METHODS])}")
         argv = [str(saved["method"]), *argv]
-    require_known(argv[0], [*METHODS, *PLAN_METHODS])
+    if ":" not in argv[0]:  # a method of the user's own
+        require_known(argv[0], [*METHODS, *PLAN_METHODS])
     if argv[0] in PLAN_METHODS:
         return _train_plan(argv[0], argv[1:])
     from safe_rl.training import train

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from safe_rl.envs.plugins import register_plugins
 from safe_rl.envs.spaces import flat_dim, flatten_observation, image_shape
 from safe_rl.errors import EnvironmentFault, UserError
+from safe_rl.user_code import import_attribute, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -78,38 +76,25 @@ def _make_registered(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     try:
         return gym.make(env, disable_env_checker=True, **kwargs)
     except gym.error.Error as error:
-        raise UserError(f"no environment {env!r}: {_one_line(error)}") from error
+        raise UserError(f"no environment {env!r}: {one_line(error)}") from error
     except ImportError as error:
         raise UserError(f"environment {env!r} needs {error.name}: pip install 'safe_rl[sim]'") from error
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"environment {env!r} raised {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"environment {env!r} raised {type(error).__name__}: {one_line(error)}") from error
 
 
 def _make_from_factory(env: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    module_name, _, factory_name = env.partition(":")
-    if not module_name or not factory_name:
-        raise UserError(f"no environment {env!r}: environments of your own are named package.module:factory")
-    if os.getcwd() not in sys.path:  # an installed command does not look in the current folder by itself
-        sys.path.append(os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module does when it is imported
-        raise UserError(
-            f"cannot import {module_name!r} of environment {env!r}: {type(error).__name__}: {_one_line(error)}"
-        ) from error
-    factory = getattr(module, factory_name, None)
+    factory = import_attribute(env, "environment", "factory")
     if not callable(factory):
-        raise UserError(
-            f"module {module_name!r} has no factory {factory_name!r}; environments are named package.module:factory"
-        )
+        raise UserError(f"{env} is no factory: name a class or a function that returns an environment")
     try:
         made = factory(**kwargs)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"factory {env!r} raised {type(error).__name__}: {_one_line(error)}") from error
+        raise UserError(f"factory {env!r} raised {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(made, gym.Env):
         raise UserError(f"factory {env!r} returned {type(made).__name__}, not a gymnasium.Env")
     return made
@@ -141,7 +126,7 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise
         except Exception as error:
             raise EnvironmentFault(
-                f"environment {self.name} raised in reset: {type(error).__name__}: {_one_line(error)}"
+                f"environment {self.name} raised in reset: {type(error).__name__}: {one_line(error)}"
             ) from error
         self._check_observation(obs)
         return obs, info
@@ -170,7 +155,7 @@ class CostEnv(gym.Wrapper[Any, Any, Any, Any]):
             raise
         except Exception as error:
             raise EnvironmentFault(
-                f"environment {self.name} raised in step: {type(error).__name__}: {_one_line(error)}"
+                f"environment {self.name} raised in step: {type(error).__name__}: {one_line(error)}"
             ) from error
         obs, reward, terminated, truncated, info, cost = self._unpack(result)
         self._check_observation(obs)
@@ -268,7 +253,3 @@ def _misfit(space: gym.Space[Any], obs: Any) -> str:
     if not np.isfinite(numbers).all():
         return f"that is not finite: {' '.join(str(obs).split())[:200]}"
     return ""
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -63,7 +63,7 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path, monkeypatch):
         ("..toys:make", "cannot import '..toys'"),
         ("toys:", "package.module:factory"),
         ("toys:no_such_factory", "has no factory 'no_such_factory'"),
-        ("toys:NOT_CALLABLE", "has no factory 'NOT_CALLABLE'"),
+        ("toys:NOT_CALLABLE", "toys:NOT_CALLABLE is no factory"),
         ("toys:nothing", "returned str, not a gymnasium.Env"),
         ("toys:raising", "raised RuntimeError: no licence"),
     ],
