@@ -84,7 +84,7 @@ def test_nothing_but_links_leads_to_the_network(site: Path, pages: dict[Path, Pa
 def test_every_public_page_of_the_reference_shows_what_it_is_about(site: Path) -> None:
     expected = {
         "switch": "safe_rl.switch.RecoverySwitch.hands_over",
-        "config": "safe_rl.config.RiskConfig.eps_risk",
+        "config": "safe_rl.config.RiskCriticConfig.eps_risk",
         "risk": "safe_rl.risk.RiskCritic.target",
         "recovery": "safe_rl.recovery.ModelFreeRecovery.act",
         "runner": "safe_rl.training.train",
