@@ -37,9 +37,11 @@ ALIGNED = 0.004
 STAND_OFF = 0.02
 """Distance of the fingertips to the row until the gripper is aligned."""
 
-PUSH_STEPS, EXPERT_STEPS = 8, 15
-PUSH_SEGMENTS = 0.8
-"""Share of segments that push."""
+PUSH_STEPS, CARRY_STEPS, EXPERT_STEPS = 8, 10, 15
+CARRY_SEGMENTS = 0.3
+"""Share of segments that grasp the target and then push: most bricks that fall, fall while one is carried."""
+PUSH_SEGMENTS = 0.7
+"""Share of the others that push."""
 NEAR = 0.01
 """Pushes among the bricks start at most this far from touching one."""
 NEAR_ROD = 0.4
@@ -98,7 +100,9 @@ def _clipped(*action: float) -> FloatArray:
 
 
 def sample_segment(rng: np.random.Generator, *, with_rod: bool) -> OfflineSegment:
-    """Returns pushes from next to or among the bricks or near the second arm, or the expert with noise."""
+    """Returns pushes among the bricks, with the target in hand or near the second arm, or the expert with noise."""
+    if rng.random() < CARRY_SEGMENTS:
+        return OfflineSegment(_about_target(rng, with_rod=with_rod), _carrying_policy(rng), CARRY_STEPS)
     push = rng.random() < PUSH_SEGMENTS
     near_rod = push and with_rod and rng.random() < NEAR_ROD
     if not push and rng.random() < 0.5:
@@ -121,13 +125,30 @@ def _random_place(
         gripper = np.array((x, row[1] + rng.uniform(-0.06, 0.06), rng.uniform(0.06, 0.22)))
         state = standing_state(gripper, jaw, row, turns)
         if with_rod:
-            sweep = random_sweep(rng)
-            sweep[1] = gripper[1] + rng.uniform(-0.1, 0.1) if near_rod else rng.uniform(-0.15, 0.15)
-            if not near_rod and rng.random() < 0.4:
-                sweep[1], sweep[3:] = np.sign(sweep[4]) * 0.165, 0.0  # it has stopped
-            state = np.concatenate((state, sweep))
+            state = np.concatenate((state, _sweep_beside(rng, gripper[1] if near_rod else None)))
         if is_free(state) and (not near_brick or not is_free(state, NEAR)):
             return state
+
+
+def _about_target(rng: np.random.Generator, *, with_rod: bool) -> npt.NDArray[np.float64]:
+    """Returns a state whose jaws are open about the target."""
+    while True:
+        row, turns = random_row(rng)
+        gripper = np.array((*row, 0.0)) + rng.uniform((GRASP_X - 0.015, -0.004, 0.08), (GRASP_X + 0.01, 0.004, 0.18))
+        state = standing_state(gripper, rng.uniform(0.018, 0.024), row, turns)
+        if with_rod:
+            state = np.concatenate((state, _sweep_beside(rng, None)))
+        if is_free(state):
+            return state
+
+
+def _sweep_beside(rng: np.random.Generator, y: float | None) -> npt.NDArray[np.float64]:
+    """Returns the second arm's point and velocity (6,), close to ``y``, or anywhere and sometimes at its end."""
+    sweep = random_sweep(rng)
+    sweep[1] = rng.uniform(-0.15, 0.15) if y is None else y + rng.uniform(-0.1, 0.1)
+    if y is None and rng.random() < 0.4:
+        sweep[1], sweep[3:] = np.sign(sweep[4]) * 0.165, 0.0
+    return sweep
 
 
 def _pushing_policy(rng: np.random.Generator) -> Policy:
@@ -137,6 +158,22 @@ def _pushing_policy(rng: np.random.Generator) -> Policy:
 
     def policy(obs: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
         return np.clip(push + rng.uniform(-LIMIT, LIMIT) / 2, -LIMIT, LIMIT).astype(np.float32)
+
+    return policy
+
+
+def _carrying_policy(rng: np.random.Generator) -> Policy:
+    """Returns a push that begins once the jaws are closed; in most segments they stay so."""
+    push = _pushing_policy(rng)
+    holds = rng.random() < 0.75
+
+    def policy(obs: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
+        if obs[5] > BRICK_HALF[1]:
+            return _clipped(0.0, 0.0, 0.0, -MAX_JAW_MOVE)
+        action = push(obs, rng)
+        if holds:
+            action[3] = -MAX_JAW_MOVE
+        return action
 
     return policy
 

@@ -314,15 +314,36 @@ def test_the_expert_succeeds_in_nearly_all_of_two_hundred_episodes(kind: type[Ob
 
 
 @pytest.mark.parametrize("kind", [ObjectExtraction, ObjectExtractionDynamic])
-def test_offline_segments_start_free_and_push_or_follow_the_expert(kind: type[ObjectExtraction]) -> None:
+def test_offline_segments_start_free_and_push_carry_or_follow_the_expert(kind: type[ObjectExtraction]) -> None:
     env, rng = kind(), np.random.default_rng(0)
-    segments = [env.sample_offline_segment(rng) for _ in range(200)]
+    segments = [env.sample_offline_segment(rng) for _ in range(400)]
     assert all(is_free(segment.state, margin=0.0) for segment in segments)
-    pushes = np.mean(["pushing" in segment.policy.__qualname__ for segment in segments])
-    assert 0.7 < pushes < 0.9
+    names = [segment.policy.__qualname__.partition(".")[0] for segment in segments]
+    share = {name: names.count(name) / len(names) for name in set(names)}
+    assert set(share) == {"_pushing_policy", "_carrying_policy", "_noisy_expert"}
+    assert 0.42 < share["_pushing_policy"] < 0.56
+    assert 0.23 < share["_carrying_policy"] < 0.37
     for segment in segments[:30]:
         env.reset(options={"state": segment.state})
     env.close()
+
+
+def test_what_is_carried_is_lifted_or_falls(env: ObjectExtraction) -> None:
+    rng = np.random.default_rng(1)
+    outcomes = []
+    while len(outcomes) < 60:
+        segment = env.sample_offline_segment(rng)
+        if "carrying" not in segment.policy.__qualname__:
+            continue
+        obs, _ = env.reset(options={"state": segment.state})
+        for _ in range(segment.max_steps):
+            obs, _, terminated, _, info = env.step(segment.policy(obs, rng))
+            if terminated:
+                break
+        outcomes.append((info["success"], info["cost"] > 0))
+    lifted, fallen = np.mean(outcomes, axis=0)
+    assert 0.1 < lifted < 0.7
+    assert 0.1 < fallen < 0.6
 
 
 def test_free_of_bricks_agrees_with_bullet(env: ObjectExtraction) -> None:
