@@ -93,8 +93,8 @@ TUNED: dict[str, Settings] = {
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3, "sac.reward_scale": 0.05},
     "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "sac.reward_scale": 10.0},
-    "safe_rl/ObjectExtraction-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
-    "safe_rl/ObjectExtractionDynamic-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.85, "risk.eps_risk": 0.25},
+    "safe_rl/ObjectExtraction-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.7, "risk.eps_risk": 0.15},
+    "safe_rl/ObjectExtractionDynamic-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.7, "risk.eps_risk": 0.15},
     "safe_rl/Reach-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.05, "sac.target_entropy": -4.0},
     "safe_rl/ImageMaze-v0": {
         **TUNED_IMAGES_SAFER,

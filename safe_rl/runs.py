@@ -77,13 +77,21 @@ def _require_same_settings(folder: Path, saved: dict[str, Any], wanted: dict[str
     if is_pretraining(saved) != is_pretraining(wanted):
         cure = "name it with --pretrained and " if is_pretraining(saved) else ""
         raise UserError(f"{folder} holds a {_kind(saved)}, not a {_kind(wanted)}: {cure}choose another --output")
+    if name := first_difference(saved, wanted):
+        before, now = flat_settings(saved).get(name), flat_settings(wanted).get(name)
+        raise UserError(
+            f"{folder} was started with {name} = {before}, not {now}: "
+            "resume with the same settings, or choose another --output"
+        )
+
+
+def first_difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The name of a setting that a run may not change and that two configurations disagree on; None where none does."""
     saved, wanted = flat_settings(saved), flat_settings(wanted)
     for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (name != "method", name)):
         if name not in FREE_TO_CHANGE and saved.get(name) != wanted.get(name):
-            raise UserError(
-                f"{folder} was started with {name} = {saved.get(name)}, not {wanted.get(name)}: "
-                "resume with the same settings, or choose another --output"
-            )
+            return name
+    return None
 
 
 def is_pretraining(config: dict[str, Any]) -> bool:

@@ -41,6 +41,7 @@ COMMANDS = {
         "Choose a bundle's threshold by held-out data.", "safe_rl.cli.calibrate", "run_calibrate", "CalibrateConfig"
     ),
     "export": Command("Write a policy bundle for a robot.", "safe_rl.cli.export", "run_export", "ExportConfig"),
+    "compare": Command("Compare methods over several seeds.", "safe_rl.cli.compare", "main"),
     "report": Command("Show runs: plots, risk map, video.", "safe_rl.cli.report", "run_report", "ReportConfig"),
 }
 

@@ -249,6 +249,12 @@ class RayBackend(Backend):
                 raise UserError(f"Ray does not start: {_first_line(error)}") from error
         self.engine: _RayEngine = _RayEngine()
 
+    @property
+    def num_cpus(self) -> int:
+        """CPUs of all its machines."""
+        nodes = (node["Resources"] for node in self._ray.nodes() if node["Alive"])
+        return max(1, int(sum(float(resources.get("CPU", 0.0)) for resources in nodes)))
+
     def close(self) -> None:
         """Ends the actors, and Ray where it was started here. Nothing stays behind."""
         if self._closed:

@@ -56,6 +56,10 @@ class Episodes:
         return share
 
 
+LABEL = "label.json"
+"""File beside the seeds of a comparison's variant that says what it is called."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What one run folder says without its checkpoint."""
@@ -67,6 +71,8 @@ class RunRecord:
     """Name of the metric -> environment steps and values, both ``(num_rows,)``."""
     notes: list[str] = field(default_factory=list)
     """What was odd about the files, in words for the reader."""
+    label: str | None = None
+    """What a comparison calls the run's variant; None outside of one."""
 
     @property
     def planned_episodes(self) -> int | None:
@@ -118,6 +124,7 @@ def read_run(path: Path) -> RunRecord:
         episodes=read_episodes(path / "episodes.csv", notes),
         metrics=read_metrics(path / "metrics.jsonl", notes),
         notes=notes,
+        label=_read_json(path.parent / LABEL).get("label") if (path.parent / LABEL).is_file() else None,
     )
 
 

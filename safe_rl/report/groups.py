@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,10 +108,15 @@ def summarize(group: Group) -> Summary:
 def group_runs(runs: list[RunRecord]) -> list[Group]:
     """Groups the runs of one environment by method and configuration, in the order in which they were given.
 
-    Runs of one method are labelled by what sets them apart (``Recovery RL, risk.eps_risk 0.1``).
+    Runs of a comparison are grouped and labelled as there. Others of one method are labelled by what sets them apart
+    (``Recovery RL, risk.eps_risk 0.1``).
     """
-    by_config: dict[str, list[RunRecord]] = {}
+    named: dict[tuple[Path, str], list[RunRecord]] = {}
     for run in runs:
+        if run.label is not None:
+            named.setdefault((run.run.path.parent, run.label), []).append(run)
+    by_config: dict[str, list[RunRecord]] = {}
+    for run in (run for run in runs if run.label is None):
         by_config.setdefault(_key(run, NOT_A_DIFFERENCE), []).append(run)
     members: list[list[RunRecord]] = []
     for same in by_config.values():
@@ -122,7 +128,11 @@ def group_runs(runs: list[RunRecord]) -> list[Group]:
         for run in same:
             by_pretraining.setdefault(_key(run, NOT_A_DIFFERENCE - {"dataset", "pretrained"}), []).append(run)
         members.extend(by_pretraining.values())
-    return [
+    compared = [
+        Group(label, same[0].run.method, sorted(same, key=lambda run: run.run.seed))
+        for (_, label), same in named.items()
+    ]
+    return compared + [
         Group(
             _label(group[0], [other[0] for other in members]),
             group[0].run.method,

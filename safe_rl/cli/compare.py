@@ -1,0 +1,133 @@
+"""`safe-rl compare`: one line a job while it works, a table at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from safe_rl.cli.console import show
+from safe_rl.cli.parsing import parse
+from safe_rl.compare.compare import locked, prepare, read_groups
+from safe_rl.compare.config import CompareConfig
+from safe_rl.compare.execution import Progress, Watch, run_jobs
+from safe_rl.compare.processes import LocalStarter
+from safe_rl.report.groups import Quantity
+
+_REFRESH_SEC = 1.0
+_LINE_EVERY_SEC = 60.0
+
+
+def main(argv: list[str]) -> int:
+    """Parses the arguments; what follows ``--`` are flags of every training."""
+    own, flags = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    config = parse(CompareConfig, own, prog="safe-rl compare")
+    return run_compare(dataclasses.replace(config, flags=tuple(flags)))
+
+
+def run_compare(config: CompareConfig) -> int:
+    """Runs what is left of a comparison, and prints its table.
+
+    Returns:
+        0, or 1 where a run failed.
+    """
+    with locked(config.output):
+        jobs = prepare(config)
+        console = Console(stderr=True, highlight=False, markup=False)
+        if config.jobs == "ray":
+            from safe_rl.compare.ray_starter import ray_starter
+
+            with ray_starter(config.address) as starter:
+                ended = _watched(console, lambda watch: run_jobs(jobs, starter, watch))
+        else:
+            ended = _watched(console, lambda watch: run_jobs(jobs, LocalStarter(config.num_jobs()), watch))
+    show(result_table(config))
+    show(f"plots: safe-rl report {config.output} --output {config.output / 'report.html'}")
+    failed = [progress for progress in ended if progress.state == "failed"]
+    for progress in failed:
+        print(f"safe-rl: {progress.job.name} failed: {progress.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def result_table(config: CompareConfig) -> Table:
+    """Means and standard errors over the seeds whose runs are finished."""
+    table = Table(title=f"{config.env}, {config.episodes} training episodes")
+    for name in ("method", "seeds", "successes", "violations", "ratio", "recovery %", "minutes"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for group, summary in read_groups(config):
+        minutes = summary.wall_time_sec.mean / 60
+        quantities = (summary.successes, summary.violations, summary.ratio, summary.recovery_percent)
+        cells = [_with_error(quantity) for quantity in quantities]
+        table.add_row(group.label, str(len(group.runs)), *cells, f"{minutes:.1f}")
+    return table
+
+
+def _with_error(quantity: Quantity) -> str:
+    if quantity.error != quantity.error:  # one seed says nothing about the error
+        return f"{quantity.mean:.1f}"
+    return f"{quantity.mean:.1f} ± {quantity.error:.1f}"
+
+
+def _watched(console: Console, run: Callable[[Watch], list[Progress]]) -> list[Progress]:
+    """Runs with a line a job that moves; where stderr is no terminal, with a line for what begins, ends and goes on."""
+    if not console.is_terminal:
+        return run(_Lines(console).update)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        last = 0.0
+
+        def update(jobs: list[Progress]) -> None:
+            nonlocal last
+            if time.monotonic() - last > _REFRESH_SEC:
+                last = time.monotonic()
+                live.update(_screen(jobs), refresh=True)
+
+        return run(update)
+
+
+def _screen(jobs: list[Progress]) -> Table:
+    """What runs, has failed or was done last, and a line on the others."""
+    table = Table.grid(padding=(0, 2))
+    done = [progress for progress in jobs if progress.state == "done"]
+    for progress in [*done[-3:], *(progress for progress in jobs if progress.state not in ("done", "waiting"))]:
+        table.add_row(progress.job.name, progress.state, _status(progress))
+    waiting = sum(progress.state == "waiting" for progress in jobs)
+    table.add_row(f"{len(done)} of {len(jobs)} done", f"{waiting} waiting", "")
+    return table
+
+
+class _Lines:
+    """Lines for a log: what begins and what ends, and each minute how far the running ones are."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.states: dict[str, str] = {}
+        self.last = time.monotonic()
+
+    def update(self, jobs: list[Progress]) -> None:
+        now = time.monotonic()
+        is_due = now - self.last > _LINE_EVERY_SEC
+        self.last = now if is_due else self.last
+        for progress in jobs:
+            name, state = progress.job.name, progress.state
+            changed = self.states.get(name, "waiting") != state
+            self.states[name] = state
+            if changed or (is_due and state == "running"):
+                line = f"{name}: {state} {_status(progress)}".rstrip()
+                self.console.print(line, soft_wrap=True)
+
+
+def _status(progress: Progress) -> str:
+    """How far a job is, in a few words."""
+    if progress.error:
+        return progress.error
+    job, minutes = progress.job, f"{progress.seconds / 60:.1f} min" if progress.seconds else ""
+    if job.command[0] != "train" or progress.state not in ("running", "done"):
+        return minutes
+    rows = job.episode_rows()
+    successes, violations = (sum(int(row[name]) for row in rows) for name in ("success", "violation"))
+    return f"{len(rows)}/{job.episodes} episodes, {successes} successes, {violations} violations  {minutes}".rstrip()

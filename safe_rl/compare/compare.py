@@ -1,0 +1,105 @@
+"""`safe-rl compare` as functions: what is wrong is said before any work starts, and what is there is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safe_rl.cli.train import parse_arguments
+from safe_rl.compare.config import CompareConfig
+from safe_rl.compare.jobs import Job, plan_jobs, run_folder
+from safe_rl.compare.studies import Variant
+from safe_rl.config import RunConfig
+from safe_rl.envs.factory import CostEnv, make_env
+from safe_rl.errors import UserError
+from safe_rl.methods import make_agent
+from safe_rl.report.curves import LABEL, read_run
+from safe_rl.report.groups import Group, Summary, summarize
+from safe_rl.runs import CONFIG, first_difference, read_config
+
+
+def prepare(config: CompareConfig) -> list[Job]:
+    """Checks a comparison and plans it.
+
+    Returns:
+        Its jobs, each behind those that it needs.
+
+    Raises:
+        UserError: A method cannot serve the environment, a flag is unknown, or a finished run has other settings.
+    """
+    jobs = plan_jobs(config)
+    env = make_env(config.env, cost_key=config.cost_key)
+    try:
+        for variant in config.chosen():
+            for seed in config.all_seeds():
+                folder = run_folder(config, variant, seed)
+                job = next(job for job in jobs if job.folder == folder)
+                _check(job, variant, env)
+    finally:
+        env.close()
+    for variant in config.chosen():
+        _write_label(config.output / variant.slug, variant.label)
+    return jobs
+
+
+def _check(job: Job, variant: Variant, env: CostEnv) -> None:
+    """Raises ``UserError`` where a training would say no, or would not be the one whose folder is there."""
+    arguments = parse_arguments(
+        variant.method, RunConfig, list(job.command[2:]), prog=f"safe-rl train {variant.method}"
+    )
+    settings = arguments.agent.for_run(episodes=job.episodes, dataset=True)
+    tiny = dataclasses.replace(settings, replay_capacity=1)
+    agent = make_agent(variant.method, tiny, env.observation_space, env.action_space, seed=0)
+    if not (job.folder / CONFIG).is_file():
+        return
+    saved = read_config(job.folder)
+    images = agent.image_shape is not None
+    wanted = {"method": variant.method, **dataclasses.asdict(arguments.run), **settings.settings(images=images)}
+    wanted = json.loads(json.dumps(wanted, default=str))
+    if name := first_difference(saved, wanted):
+        raise UserError(
+            f"{job.folder} was run with another {name} than is asked for now: choose another --output, "
+            f"or delete {job.folder}"
+        )
+
+
+def _write_label(folder: Path, label: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / LABEL).write_text(json.dumps({"label": label}))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second comparison out of the folder.
+
+    Raises:
+        UserError: One is at it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another comparison is at work in {folder}: wait for it, or choose another") from error
+        yield
+
+
+def read_groups(config: CompareConfig) -> list[tuple[Group, Summary]]:
+    """The variants that have finished runs, in the order of the study, and what came of them."""
+    found = []
+    for variant in config.chosen():
+        folders = [run_folder(config, variant, seed) for seed in config.all_seeds()]
+        runs = [read_run(folder) for folder in folders if (folder / "episodes.csv").is_file()]
+        runs = [run for run in runs if len(run.episodes) >= config.episodes]
+        if runs:
+            group = Group(variant.label, variant.method, runs)
+            found.append((group, summarize(group)))
+    return found

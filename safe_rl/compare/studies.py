@@ -1,0 +1,120 @@
+"""What `safe-rl compare` compares: each study is a table of variants, a method and the flags that make it another."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from safe_rl.errors import UserError
+from safe_rl.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a comparison."""
+
+    label: str
+    """As table and plots call it."""
+    method: str
+    flags: tuple[str, ...] = ()
+    """Of ``safe-rl train``, beyond the preset."""
+    data_share: float = 1.0
+    """Share of the comparison's offline transitions that it gets."""
+
+    @property
+    def slug(self) -> str:
+        """Its folder's name."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+
+
+def _recovery_rl(label: str, flags: str, data_share: float = 1.0) -> Variant:
+    return Variant(label, "recovery-rl", tuple(shlex.split(flags)), data_share)
+
+
+TITLES = {
+    "recovery-rl": "Recovery RL",
+    "lagrangian": "LR",
+    "rspo": "RSPO",
+    "sqrl": "SQRL",
+    "rcpo": "RCPO",
+    "reward-penalty": "RP",
+    "unconstrained": "Unconstrained",
+}
+
+STUDIES: dict[str, tuple[Variant, ...]] = {
+    # The paper's comparison.
+    "methods": tuple(Variant(TITLES[method], method) for method in TITLES),
+    # Who rescues.
+    "recovery": (
+        _recovery_rl("model-free", "--recovery.kind model-free"),
+        _recovery_rl("Q-sampling", "--recovery.kind q-sampling"),
+    ),
+    # The paper's ablations.
+    "ablations": (
+        _recovery_rl("Recovery RL", ""),
+        _recovery_rl("no offline pretraining", "--risk.pretrain-steps 0"),
+        _recovery_rl("no online updates", "--risk.no-update-online"),
+        _recovery_rl("no relabelling", "--no-relabel-actions"),
+        _recovery_rl("proposed and executed", "--learn-from-both"),
+        _recovery_rl("task-policy backup", "--risk.backup task"),
+        _recovery_rl("half the data", "", data_share=0.5),
+        _recovery_rl("a tenth of the data", "", data_share=0.1),
+    ),
+    # How much hangs on the two numbers that a user has to choose.
+    "sensitivity": tuple(
+        _recovery_rl(f"{name} {value}", f"--risk.{name.replace('_', '-')} {value}")
+        for name, values in (
+            ("eps_risk", (0.05, 0.1, 0.2, 0.3, 0.4)),
+            ("gamma_risk", (0.5, 0.65, 0.75, 0.85, 0.95)),
+        )
+        for value in values
+    ),
+}
+
+
+def parse_variant(text: str) -> Variant:
+    """Reads ``label=method --flag value ...``.
+
+    Raises:
+        UserError: It is written otherwise.
+    """
+    label, equals, rest = text.partition("=")
+    try:
+        words = shlex.split(rest)
+    except ValueError as error:
+        raise UserError(f"--variants {text!r}: {error}") from error
+    if not equals or not Variant(label, "").slug or not words:
+        raise UserError(f"--variants {text!r} is no variant: write 'label=method --flag value ...'")
+    return Variant(label.strip(), words[0], tuple(words[1:]))
+
+
+def chosen_variants(study: str, methods: tuple[str, ...], variants: tuple[str, ...]) -> tuple[Variant, ...]:
+    """The variants that the settings of a comparison ask for.
+
+    Args:
+        study: A name of ``STUDIES``.
+        methods: Names of methods, or ``all``; they narrow the study ``methods``.
+        variants: More of the user's own; alone where no method is named with them.
+
+    Raises:
+        UserError: A name is unknown, or two variants would share a folder.
+    """
+    own = tuple(parse_variant(text) for text in variants)
+    if study != "methods":
+        if methods:
+            raise UserError(f"--methods goes with --study methods, not with {study}: leave one of them out")
+        chosen = STUDIES[study]
+    elif methods == ("all",) or not (methods or own):
+        chosen = STUDIES["methods"]
+    else:
+        unknown = [name for name in methods if name not in METHODS and ":" not in name]
+        if unknown:
+            raise UserError(f"no method {unknown[0]!r}: choose all, or from {', '.join(METHODS)}")
+        chosen = tuple(Variant(TITLES.get(name, name), name) for name in methods)
+    chosen += own
+    slugs = [variant.slug for variant in chosen]
+    for slug in slugs:
+        if slugs.count(slug) > 1:
+            raise UserError(f"two variants are called {slug!r}: give them different labels")
+    return chosen
