@@ -235,12 +235,16 @@ class RecoveryRLConfig(RiskAwareConfig):
     """Latent model and planner, of the recovery kind latent-model."""
     relabel_actions: bool = True
     """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
+    risk_price: float = 0.0
+    """Price that the task policy pays for the risk of what it proposes, in units of the environment's reward, so that
+    it learns to need the switch less; 0 for the paper's Recovery RL."""
     learn_from_both: bool = False
     """Train the task policy on what it proposed and on what was executed, each half of the times: another ablation."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
         super().__post_init__()
+        require(self.risk_price >= 0, "", "risk_price", self.risk_price, "at least 0")
         require(
             self.relabel_actions or not self.learn_from_both, "", "learn_from_both", True, "off without relabelling"
         )

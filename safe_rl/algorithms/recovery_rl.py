@@ -136,6 +136,16 @@ class RecoveryRLAgent(RiskAwareAgent):
             batch = dataclasses.replace(batch, task_action=torch.where(as_executed, batch.action, batch.task_action))
         return super()._update_task(batch)
 
+    def _actor_loss(
+        self, batch: Batch, obs: torch.Tensor, action: torch.Tensor, log_prob: torch.Tensor
+    ) -> torch.Tensor:
+        """See ``SACAgent``; plus ``risk_price * mean Q_risk(s, a)`` (not in the paper)."""
+        loss = super()._actor_loss(batch, obs, action, log_prob)
+        if self.config.risk_price == 0:
+            return loss
+        price = self.config.risk_price * self.config.sac.reward_scale
+        return loss + price * self.risk_critic(self._risk_view(batch, obs), action).mean()
+
     def _update_risk(self, batch: Batch, *, pretraining: bool = False) -> Metrics:
         metrics, obs = self._step_risk(batch, pretraining)
         return metrics | self.recovery.update(obs, self.generator)
