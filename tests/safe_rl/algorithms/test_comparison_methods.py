@@ -17,7 +17,7 @@ from safe_rl.algorithms.rcpo import RCPOConfig
 from safe_rl.algorithms.reward_penalty import RewardPenaltyConfig
 from safe_rl.algorithms.rspo import LinearSchedule, RSPOConfig, ScheduleConfig
 from safe_rl.algorithms.sqrl import SQRLConfig, choose
-from safe_rl.config import RunConfig
+from safe_rl.config import RecoveryRLConfig, RunConfig
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
@@ -281,6 +281,29 @@ def test_methods_without_a_recovery_policy_take_recovery_rls_pretraining(tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_recovery_rls_task_policy_may_pay_for_risk():
+    action = torch.zeros(2, 2, requires_grad=True)
+    free, paying = (agent("recovery-rl", risk_price=price, sac__reward_scale=0.5) for price in (0.0, 40.0))
+    losses = []
+    for made in (free, paying):
+        made.risk_critic = Risk(0.2, 0.6)
+        losses.append(made._actor_loss(batch(), torch.zeros(2, 2), action, torch.zeros(2)))
+    assert (losses[1] - losses[0]).item() == pytest.approx(40 * 0.5 * 0.4, abs=1e-4)
+    (gradient,) = torch.autograd.grad(losses[1] - losses[0], action)
+    assert gradient.flatten().tolist() == pytest.approx([40 * 0.5 / 2] * 4)
+
+
+def test_the_task_learns_from_what_was_executed_half_of_the_times():
+    made = agent("recovery-rl", learn_from_both=True)
+    seen = []
+    made._critic_loss = lambda batch, obs, next_obs: (seen.append(batch.task_action), made.critics.flat.sum() * 0)[1]
+    rows = batch(2000, task_action=torch.full((2000, 2), 0.5), action=torch.full((2000, 2), -0.5))
+    made._update_task(rows)
+    assert set(seen[0].unique().tolist()) == {-0.5, 0.5}
+    assert (seen[0][:, 0] == seen[0][:, 1]).all()  # a whole action or the other
+    assert seen[0].mean().item() == pytest.approx(0.0, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("make", "flag"),
     [
@@ -291,6 +314,8 @@ def test_methods_without_a_recovery_policy_take_recovery_rls_pretraining(tmp_pat
         (lambda: RSPOConfig(schedule=ScheduleConfig(episodes=0)), "--schedule.episodes"),
         (lambda: RewardPenaltyConfig(penalty=-1.0), "--penalty"),
         (lambda: SQRLConfig(num_samples=0), "--num-samples"),
+        (lambda: RecoveryRLConfig(risk_price=-1.0), "--risk-price"),
+        (lambda: RecoveryRLConfig(learn_from_both=True, relabel_actions=False), "--learn-from-both"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_flag(make, flag):
