@@ -7,7 +7,6 @@ import weakref
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -15,12 +14,8 @@ from gymnasium.error import ResetNeeded
 
 from safe_rl.errors import UserError
 from sim.bullet import pybullet
+from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state
 
-FloatArray = npt.NDArray[np.float32]
-Picture = npt.NDArray[np.uint8]
-
-MODES = ("TASK", "RECOVERY", "STOP")
-"""Who may act, as ``ArmEnv.set_overlay`` takes it."""
 SUBSTEP_SEC = 1.0 / 240.0
 """Bullet's usual rate."""
 
@@ -139,8 +134,8 @@ def disconnect(client: int) -> None:
         pybullet.disconnect(client)
 
 
-class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
-    """An arm in a world of its own; an episode ends at success or violation.
+class ArmEnv(DrawnEnv[npt.NDArray[Any]]):
+    """An arm in a world of its own; a step takes 0.1 s, an episode ends at success or violation.
 
     ``info["cost"]`` is 1.0 at a violation, ``info["success"]`` the task's. ``reset(options={"state": observation})``
     starts from the observation of a state at rest; ``get_state`` and ``set_state`` are for planners.
@@ -158,18 +153,17 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
     MAX_ACTION: ClassVar[tuple[float, ...]]
 
     def __init__(self, world: World, render_mode: str | None = None) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+        try:
+            super().__init__(render_mode)
+        except UserError:
             world.close()
-            raise UserError(f"unknown render_mode {render_mode!r}: use one of {self.metadata['render_modes']}")
+            raise
         self.world = world
-        self.render_mode = render_mode
         limit = np.array(self.MAX_ACTION, np.float32)
         self.action_space = spaces.Box(-limit, limit, dtype=np.float32)
         self._limit = limit.tolist()
         self._ended = True
         self._steps = 0
-        self._overlay: tuple[str | None, float | None, float | None] = (None, None, None)
-        self._outcome: str | None = None
 
     # Episodes
 
@@ -192,11 +186,33 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
         self._start(self._random_start() if given is None else self._checked_start(given))
         self._ended = False
         self._steps = 0
-        self._overlay = (None, None, None)
-        self._outcome = None
+        self._forget_drawn()
         if self.render_mode == "human":
             self.render()
         return self._observation(), {"cost": 0.0, "success": False}
+
+    def step(self, action: FloatArray) -> tuple[npt.NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Acts for 0.1 s.
+
+        Args:
+            action: As many numbers as the action space has; they are clipped to its limits.
+
+        Returns:
+            Observation, reward, terminated, truncated (always False: the registered time limit truncates) and an
+            info with ``cost`` and ``success``.
+
+        Raises:
+            ResetNeeded: The episode is over.
+            UserError: The action is not finite, or has another number of entries.
+        """
+        success, violation = self._act(self._checked_action(action))
+        self._ended = success or violation
+        self._steps += 1
+        self._outcome = "violation" if violation else "success" if success else None
+        if self.render_mode == "human":
+            self.render()
+        info = {"cost": float(violation), "success": success}
+        return self._observation(), self._reward(success), self._ended, False, info
 
     def get_state(self) -> dict[str, Any]:
         """Returns what ``set_state`` needs to go on from here exactly, the random generator included (JSON-able)."""
@@ -215,10 +231,7 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
         """
         if not self.world.is_open:
             raise UserError("the environment is closed: make a new one")
-        name = type(self).__name__
-        theirs = state.get("environment") if isinstance(state, dict) else None
-        if theirs != name:
-            raise UserError(f"set_state of {name} was given a state of {theirs or 'another environment'}")
+        state, name = checked_state(self, state), type(self).__name__
         before = self._physics()
         try:
             self._set_physics(state["physics"])
@@ -240,10 +253,7 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
         """Frees the physics client, and closes the window where there is one; the environment cannot be used again."""
         self._ended = True
         self.world.close()
-        if self.render_mode == "human":
-            from sim.drawing import close_window
-
-            close_window(type(self).__name__)
+        super().close()
 
     def _arguments(self) -> tuple[Any, ...]:
         """What the constructor takes to make another like this."""
@@ -257,6 +267,12 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
 
     def _start(self, state: npt.NDArray[np.float64]) -> None:
         raise NotImplementedError  # abstract: brings the world to a state at rest
+
+    def _act(self, action: list[float]) -> tuple[bool, bool]:
+        raise NotImplementedError  # abstract: lets the step's 0.1 s pass; returns success and violation
+
+    def _reward(self, success: bool) -> float:
+        raise NotImplementedError  # abstract: that of the step that has just passed
 
     def _observation(self) -> npt.NDArray[Any]:
         raise NotImplementedError  # abstract
@@ -294,30 +310,7 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
             raise UserError(f"reset option state={state!r} must be finite")
         return vector
 
-    def _after_step(self, success: bool, violation: bool) -> None:
-        """Keeps count, outcome and window up to date."""
-        self._ended = success or violation
-        self._steps += 1
-        self._outcome = "violation" if violation else "success" if success else None
-        if self.render_mode == "human":
-            self.render()
-
     # Pictures
-
-    def set_overlay(self, mode: str | None, risk: float | None = None, eps_risk: float | None = None) -> None:
-        """Says who acts from now on, so that pictures show it; ``reset`` forgets it.
-
-        Args:
-            mode: ``"TASK"``, ``"RECOVERY"``, ``"STOP"``, or None for nobody in particular.
-            risk: ``Q_risk`` of the proposed action in [0, 1], drawn as a bar where given.
-            eps_risk: The threshold, a mark on that bar where given.
-
-        Raises:
-            UserError: The mode is unknown.
-        """
-        if mode is not None and mode not in MODES:
-            raise UserError(f"unknown overlay mode {mode!r}: use one of {MODES}")
-        self._overlay = (mode, risk, eps_risk)
 
     def render_camera(self, width: int, height: int, camera: Camera | None = None) -> Picture:
         """Returns what a camera sees, (height, width, 3) uint8 RGB.
@@ -348,27 +341,12 @@ class ArmEnv(gym.Env[npt.NDArray[Any], FloatArray]):
     def _pose_for_camera(self) -> None:
         """Brings what the camera sees up to date where the world is not already."""
 
-    def render(self) -> Picture | None:
-        """Draws the scene with who acts below it.
-
-        Returns:
-            (height, width, 3) uint8 RGB picture for ``render_mode="rgb_array"``; None otherwise.
-
-        Raises:
-            UserError: ``render_mode="human"`` without a display or with an OpenCV that has no windows.
-        """
-        if self.render_mode is None:
-            gym.logger.warn(
-                'render() draws nothing without a render_mode: make the environment with render_mode="rgb_array"'
-            )
-            return None
-        from sim.drawing import STRIP_HEIGHT, draw_strip, show
+    def _draw(self) -> Picture:
+        """Draws the scene with who acts below it."""
+        from sim.drawing import STRIP_HEIGHT, draw_strip
 
         width, height = self.PICTURE_SIZE
         picture: Picture = np.full((height + STRIP_HEIGHT, width, 3), 255, np.uint8)
         picture[:height] = self.render_camera(width, height)
         draw_strip(picture[height:], *self._overlay, self._outcome or f"step {self._steps}")
-        if self.render_mode == "rgb_array":
-            return picture
-        show(picture, type(self).__name__, self.metadata["render_fps"])
-        return None
+        return picture

@@ -17,8 +17,9 @@ from gymnasium import spaces
 
 from safe_rl.envs.protocols import OfflineSegment
 from safe_rl.errors import UserError
-from sim.arm import ArmEnv, Camera, FloatArray
+from sim.arm import ArmEnv, Camera
 from sim.bullet import pybullet
+from sim.drawn import FloatArray
 from sim.extraction_expert import expert_action, sample_segment
 from sim.extraction_scene import (
     BRICK_HALF,
@@ -53,7 +54,7 @@ class ObjectExtraction(ArmEnv):
 
     Observation (27,): the gripper's x, y, z, left jaw, right jaw and the opening that the jaws are told to take; then
     point and quaternion (x, y, z, w) of each brick. Action (4,): moves along x, y, z within 0.02 m and of the jaws
-    within 0.01 m; a step takes 0.1 s.
+    within 0.01 m.
 
     Args:
         render_mode: As in Gymnasium.
@@ -82,18 +83,8 @@ class ObjectExtraction(ArmEnv):
         self._sweep: Sequence[float] = (0.0, 0.0, 0.0)
         self._start(random_state(np.random.default_rng(0), with_rod=self.HAS_ROD))
 
-    def step(self, action: FloatArray) -> tuple[npt.NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Moves the gripper by the action (4,), clipped to its limits, in 0.1 s.
-
-        Returns:
-            Observation, reward, terminated, truncated (always False: the registered time limit truncates) and an
-            info with ``cost`` and ``success``.
-
-        Raises:
-            ResetNeeded: The episode is over.
-            UserError: The action is not finite, or not four numbers.
-        """
-        *moves, jaw_move = self._checked_action(action)
+    def _act(self, action: list[float]) -> tuple[bool, bool]:
+        *moves, jaw_move = action
         world, joints = self.world, self._joints
         world.set(joints, self._bodies)
         targets = [
@@ -107,9 +98,7 @@ class ObjectExtraction(ArmEnv):
         for _, (turn_x, turn_y, _, _), _, _ in self._bodies:
             violation = violation or 1.0 - 2.0 * (turn_x * turn_x + turn_y * turn_y) < _MIN_UPRIGHT
         success = self._bodies[TARGET][0][2] - BRICK_HALF[2] >= LIFT and not violation
-        self._after_step(success, violation)
-        info = {"cost": float(violation), "success": success}
-        return self._observation(), self._reward(success), self._ended, False, info
+        return success, violation
 
     def _reward(self, success: bool) -> float:
         if self.reward == "sparse":

@@ -12,7 +12,8 @@ from gymnasium import spaces
 
 from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
-from sim.planar import FloatArray, PlanarEnv
+from sim.drawn import FloatArray, checked_state
+from sim.planar import PlanarEnv
 from sim.plane_view import RENDERERS, Look, Picture, PlaneRenderer, make_plane_renderer
 from sim.randomization import Randomization
 
@@ -145,9 +146,7 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
             UserError: The state is of another environment, of other pictures, or damaged; nothing is changed.
         """
         name, size = type(self).__name__, self.image_size
-        theirs = state.get("environment") if isinstance(state, dict) else None
-        if theirs != name:
-            raise UserError(f"set_state of {name} was given a state of {theirs or 'another environment'}")
+        state = checked_state(self, state)
         try:
             if len(state["shown"]) not in (0, self.frames):
                 raise ValueError(f"{len(state['shown'])} frames instead of {self.frames}")

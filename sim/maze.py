@@ -16,7 +16,8 @@ import numpy.typing as npt
 from safe_rl.envs.protocols import Box2D, OfflineSegment, PlaneMap, Policy
 from safe_rl.errors import UserError
 from sim.bullet import pybullet
-from sim.planar import FloatArray, PlanarEnv
+from sim.drawn import FloatArray
+from sim.planar import PlanarEnv
 
 MAX_FORCE = 0.1
 """Largest force along an axis, in newtons."""

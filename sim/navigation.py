@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from safe_rl.envs.protocols import Box2D, OfflineSegment, PlaneMap, Policy
-from sim.planar import FloatArray, PlanarEnv
+from sim.drawn import FloatArray
+from sim.planar import PlanarEnv
 
 START = (-50.0, 0.0)
 NOISE_SCALE = 0.05

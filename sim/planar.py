@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -12,35 +11,26 @@ from gymnasium.error import ResetNeeded
 
 from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
-
-FloatArray = npt.NDArray[np.float32]
-
-MODES = ("TASK", "RECOVERY", "STOP")
-"""Who may act, as ``PlanarEnv.set_overlay`` takes it."""
+from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state
 
 
-class PlanarEnv(gym.Env[FloatArray, FloatArray]):
+class PlanarEnv(DrawnEnv[FloatArray]):
     """A robot whose observation is its position ``(x, y)`` in a plane with obstacles and a goal.
 
     An episode ends when the robot reaches the goal or touches an obstacle; ``info["cost"]`` is 1.0 in the latter case.
     ``reset(options={"state": [x, y]})`` starts at a given point.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array"], "render_fps": 20}  # noqa: RUF012 - as Gymnasium
     PLANE_MAP: ClassVar[PlaneMap]
     MAX_ACTION: ClassVar[float]
 
     def __init__(self, render_mode: str | None = None) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise UserError(f"unknown render_mode {render_mode!r}: use one of {self.metadata['render_modes']}")
-        self.render_mode = render_mode
+        super().__init__(render_mode)
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = spaces.Box(-self.MAX_ACTION, self.MAX_ACTION, (2,), np.float32)
         self._x = self._y = 0.0
         self._ended = True
         self._trail: list[tuple[float, float, str | None]] = []
-        self._overlay: tuple[str | None, float | None, float | None] = (None, None, None)
-        self._outcome: str | None = None
         self._painter: Any = None
 
     # Episodes
@@ -65,9 +55,8 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
             x, y = self._checked_start(state)
         self._place(x, y)
         self._ended = False
-        self._overlay = (None, None, None)
+        self._forget_drawn()
         self._trail = [(self._x, self._y, None)]
-        self._outcome = None
         if self.render_mode == "human":
             self.render()
         return self._observation(), {"cost": 0.0, "success": False}
@@ -87,10 +76,7 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
         Raises:
             UserError: The state is of another environment.
         """
-        name = type(self).__name__
-        theirs = state.get("environment") if isinstance(state, dict) else None
-        if theirs != name:
-            raise UserError(f"set_state of {name} was given a state of {theirs or 'another environment'}")
+        state = checked_state(self, state)
         self.np_random.bit_generator.state = state["rng"]
         self._place(*state["position"])
         self._ended = bool(state["ended"])
@@ -179,51 +165,11 @@ class PlanarEnv(gym.Env[FloatArray, FloatArray]):
 
     # Pictures
 
-    def set_overlay(self, mode: str | None, risk: float | None = None, eps_risk: float | None = None) -> None:
-        """Says who acts from now on, so that pictures show it; ``reset`` forgets it.
-
-        Args:
-            mode: ``"TASK"`` (green), ``"RECOVERY"`` (orange), ``"STOP"`` (red), or None for nobody in particular.
-            risk: ``Q_risk`` of the proposed action in [0, 1], drawn as a bar where given.
-            eps_risk: The threshold, a mark on that bar where given.
-
-        Raises:
-            UserError: The mode is unknown.
-        """
-        if mode is not None and mode not in MODES:
-            raise UserError(f"unknown overlay mode {mode!r}: use one of {MODES}")
-        self._overlay = (mode, risk, eps_risk)
-
-    def render(self) -> npt.NDArray[np.uint8] | None:
-        """Draws the map, the trail and the robot.
-
-        Returns:
-            (height, width, 3) uint8 RGB picture for ``render_mode="rgb_array"``; None otherwise.
-
-        Raises:
-            UserError: ``render_mode="human"`` without a display or with an OpenCV that has no windows.
-        """
-        if self.render_mode is None:
-            gym.logger.warn(
-                'render() draws nothing without a render_mode: make the environment with render_mode="rgb_array"'
-            )
-            return None
-        from sim.drawing import MapPainter, Scene, show
+    def _draw(self) -> Picture:
+        """Draws the map, the trail and the robot."""
+        from sim.drawing import MapPainter, Scene
 
         if self._painter is None:
             self._painter = MapPainter(self.PLANE_MAP)
-        picture: npt.NDArray[np.uint8] = self._painter.draw(
-            Scene((self._x, self._y), self._trail, *self._overlay, self._outcome)
-        )
-        if self.render_mode == "rgb_array":
-            return picture
-        show(picture, type(self).__name__, self.metadata["render_fps"])
-        return None
-
-    def close(self) -> None:
-        """Closes the window where there is one."""
-        if self.render_mode == "human" and self._painter is not None:
-            from sim.drawing import close_window
-
-            close_window(type(self).__name__)
-            self._painter = None
+        picture: Picture = self._painter.draw(Scene((self._x, self._y), self._trail, *self._overlay, self._outcome))
+        return picture

@@ -15,7 +15,8 @@ from gymnasium import spaces
 
 from safe_rl.envs.protocols import Box2D, OfflineSegment, PlaneMap, Policy
 from safe_rl.errors import UserError
-from sim.arm import ArmEnv, Camera, FloatArray, Picture
+from sim.arm import ArmEnv, Camera
+from sim.drawn import FloatArray, Picture
 from sim.reach_world import ARM_JOINTS, STYLUS_RADIUS, ReachWorld, joint_table
 
 MAX_MOVE = 0.03
@@ -72,18 +73,8 @@ class Reach(ArmEnv):
         self._x = self._y = 0.0
         self._start(np.array((0.5, -0.2)))
 
-    def step(self, action: FloatArray) -> tuple[npt.NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Moves the stylus by the action (2,), clipped to its limits, in 0.1 s.
-
-        Returns:
-            Observation, reward, terminated, truncated (always False: the registered time limit truncates) and an
-            info with ``cost`` and ``success``.
-
-        Raises:
-            ResetNeeded: The episode is over.
-            UserError: The action is not finite, or not two numbers.
-        """
-        move_x, move_y = self._checked_action(action)
+    def _act(self, action: list[float]) -> tuple[bool, bool]:
+        move_x, move_y = action
         world = self.world
         world.set(self._joints, [])
         violation = world.move_arm(
@@ -92,10 +83,13 @@ class Reach(ArmEnv):
         self._joints, _ = world.get()
         self._x, self._y, _ = world.stylus_point()
         violation = violation or self._is_outside()
-        distance = math.hypot(self._x - GOAL[0], self._y - GOAL[1])
-        success = distance < GOAL_RADIUS and not violation
-        self._after_step(success, violation)
-        return self._observation(), -10.0 * distance, self._ended, False, {"cost": float(violation), "success": success}
+        return self._goal_distance() < GOAL_RADIUS and not violation, violation
+
+    def _reward(self, success: bool) -> float:
+        return -10.0 * self._goal_distance()
+
+    def _goal_distance(self) -> float:
+        return math.hypot(self._x - GOAL[0], self._y - GOAL[1])
 
     def _is_outside(self) -> bool:
         return not (
