@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from safe_rl.envs.protocols import Box2D, PlaneMap
+from safe_rl.envs.screen import screen_fault
 from safe_rl.errors import UserError
 
 Picture = npt.NDArray[np.uint8]
@@ -196,8 +196,9 @@ def show(picture: Picture, title: str, frames_per_sec: float) -> None:
     Raises:
         UserError: There is no display, or OpenCV was built without windows.
     """
-    if os.name == "posix" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError('render_mode="human" needs a display and none is set: use render_mode="rgb_array"')
+    fault = screen_fault()
+    if fault is not None:
+        raise UserError(f'render_mode="human" needs a display and {fault}: use render_mode="rgb_array"')
     try:
         cv2.imshow(title, picture[:, :, ::-1])
         cv2.waitKey(max(1, round(1000 / frames_per_sec)))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -29,3 +31,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--without-extras"):
         for name in EXTRAS:
             sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ModuleNotFoundError
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A display that answers, and no more: for tests that replace what would draw on it."""
+    number = 1000 + os.getpid()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        server.bind(f"\0/tmp/.X11-unix/X{number}")
+        server.listen()
+        monkeypatch.setenv("DISPLAY", f":{number}")
+        yield f":{number}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ import numpy as np
 from safe_rl.data.behaviours import SCRIPTED, checked_act, make_behaviour
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.envs.protocols import OffersExpert
+from safe_rl.envs.screen import screen_fault
 from safe_rl.errors import UserError
 from safe_rl.evaluation import EVALUATION_SEED_OFFSET
 from safe_rl.report.trajectories import FrameSink, Move, Trajectory, moves_of, run_episode
@@ -93,8 +93,9 @@ def view(config: ViewConfig, on_episode: Callable[[Trajectory], None] | None = N
 
 def require_screen() -> None:
     """Raises ``UserError`` on a machine that has no screen to open a window on."""
-    if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError(f"no screen for a window here (neither DISPLAY nor WAYLAND_DISPLAY is set): {_INSTEAD}")
+    fault = screen_fault()
+    if fault is not None:
+        raise UserError(f"no screen for a window here ({fault}): {_INSTEAD}")
 
 
 def _show(config: ViewConfig, on_episode: Callable[[Trajectory], None] | None) -> list[Trajectory]:

@@ -130,9 +130,9 @@ def test_a_window_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
         Navigation2(render_mode="human").reset(seed=0)
 
 
+@pytest.mark.usefixtures("screen")
 def test_a_window_shows_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Any] = []
-    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", lambda title, picture: shown.append((title, picture)))
     monkeypatch.setattr(cv2, "waitKey", lambda delay: None)
     env = Navigation2(render_mode="human")
@@ -143,11 +143,11 @@ def test_a_window_shows_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     assert has(shown[1][1], RED[::-1])  # OpenCV wants blue first
 
 
+@pytest.mark.usefixtures("screen")
 def test_an_opencv_without_windows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_windows(title: str, picture: np.ndarray) -> None:
         raise cv2.error("The function is not implemented")
 
-    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", no_windows)
     with pytest.raises(UserError, match="opencv-python"):
         Navigation2(render_mode="human").reset(seed=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -13,7 +14,7 @@ from safe_rl.errors import UserError
 from safe_rl.evaluation import evaluate
 from safe_rl.report.trajectories import Frame, Trajectory
 from safe_rl.report.video import caption
-from safe_rl.report.view import ViewConfig, view
+from safe_rl.report.view import ViewConfig, require_screen, view
 from safe_rl.runs import load_run
 from safe_rl.switch import Mode
 
@@ -96,6 +97,24 @@ def test_without_a_screen_the_line_names_output(capsys, monkeypatch) -> None:
     assert "--output video.mp4" in fails(capsys, "--env", CORRIDOR)
 
 
+@pytest.mark.parametrize("display", [":{}", "unix:{}.0", "127.0.0.1:{}"])
+def test_a_screen_that_does_not_answer_is_named_before_a_window_is_tried(capsys, monkeypatch, display) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv("DISPLAY", display.format(40_000))
+    line = fails(capsys, "--env", CORRIDOR)
+    assert f"DISPLAY is {display.format(40_000)} and nothing answers there" in line and "--output video.mp4" in line
+
+
+def test_a_screen_that_answers_is_found(monkeypatch, screen) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    require_screen()
+    monkeypatch.setenv("DISPLAY", f"{screen}.0")
+    require_screen()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("DISPLAY", f"localhost:{server.getsockname()[1] - 6000}")
+        require_screen()
+
+
 def test_mistakes(capsys, make_run, tmp_path) -> None:
     video = tmp_path / "video.mp4"
     assert "--env" in fails(capsys)
@@ -117,6 +136,7 @@ def test_mistakes(capsys, make_run, tmp_path) -> None:
     assert "do not belong together" in fails(capsys, "--run", folder, "--env", "CartPole-v1", "--output", video)
 
 
+@pytest.mark.usefixtures("screen")
 def test_an_error_of_the_window_names_output(monkeypatch) -> None:
     pytest.importorskip("cv2")
     import cv2
@@ -128,12 +148,12 @@ def test_an_error_of_the_window_names_output(monkeypatch) -> None:
     def no_windows(title: str, picture: np.ndarray) -> None:
         raise cv2.error("The function is not implemented")
 
-    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", no_windows)
     with pytest.raises(UserError, match=r"opencv-python .*--output video\.mp4"):
         view(ViewConfig(env="safe_rl/Navigation2-v0"))
 
 
+@pytest.mark.usefixtures("screen")
 def test_a_window_shows_each_step_with_who_acts(monkeypatch) -> None:
     pytest.importorskip("cv2")
     import cv2
@@ -143,7 +163,6 @@ def test_a_window_shows_each_step_with_who_acts(monkeypatch) -> None:
 
     sim.register_envs()
     shown: list[np.ndarray] = []
-    monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "imshow", lambda title, picture: shown.append(picture.copy()))
     monkeypatch.setattr(cv2, "waitKey", lambda delay: None)
     monkeypatch.setattr(cv2, "destroyWindow", lambda title: None)
