@@ -22,8 +22,8 @@ import sim
 from sim.bullet import pybullet
 from sim.extraction import ROD_LOOKS, ObjectExtraction
 from sim.extraction_scene import GRIPPER_RANGE, JAW_RANGE
+from sim.image_reach import ImageReach
 from sim.maze import MAX_FORCE, Maze
-from sim.reach import ImageReach
 
 REPEATS = 7
 MAZE_REPEATS = 15

@@ -15,7 +15,7 @@ _ENVIRONMENTS: dict[str, tuple[str, str | None, int]] = {
     "safe_rl/ObjectExtraction-v0": ("sim.extraction:ObjectExtraction", None, 25),
     "safe_rl/ObjectExtractionDynamic-v0": ("sim.extraction:ObjectExtractionDynamic", None, 25),
     "safe_rl/Reach-v0": ("sim.reach:Reach", None, 50),
-    "safe_rl/ImageReach-v0": ("sim.reach:ImageReach", None, 50),
+    "safe_rl/ImageReach-v0": ("sim.image_reach:ImageReach", None, 50),
 }
 """Entry point, that of the vectorised environment, and horizon."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import weakref
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from gymnasium.error import ResetNeeded
 from safe_rl.errors import UserError
 from sim.bullet import pybullet
 from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state
+from sim.plane_view import CameraPose
 
 SUBSTEP_SEC = 1.0 / 240.0
 """Bullet's usual rate."""
@@ -40,6 +42,26 @@ class Camera:
     def projection_matrix(self, aspect: float) -> list[float]:
         """Returns OpenGL's projection matrix, 16 numbers, column by column, for a width over height."""
         return list(pybullet.computeProjectionMatrixFOV(self.field_of_view_deg, aspect, self.near, self.far))
+
+    def moved(self, pose: CameraPose) -> Camera:
+        """Returns this camera in a pose, whose widths are those of the square that it sees at its target."""
+        target = np.array(self.target, np.float64)
+        back = np.array(self.eye, np.float64) - target
+        distance = float(np.linalg.norm(back))
+        back /= distance
+        right = np.cross(self.up, back)
+        right /= np.linalg.norm(right)
+        above = np.cross(back, right)
+        half = math.tan(math.radians(self.field_of_view_deg) / 2)
+        target = target + 2 * half * distance * (pose.shift_x * right + pose.shift_y * above)
+        away = back + math.tan(pose.tilt_x_rad) * right + math.tan(pose.tilt_y_rad) * above
+        return dataclasses.replace(
+            self,
+            eye=tuple((target + distance * away / np.linalg.norm(away)).tolist()),
+            target=tuple(target.tolist()),
+            up=tuple((math.cos(pose.roll_rad) * above - math.sin(pose.roll_rad) * right).tolist()),
+            field_of_view_deg=math.degrees(2 * math.atan(half / pose.zoom)),
+        )
 
 
 class World:
@@ -164,6 +186,7 @@ class ArmEnv(DrawnEnv[npt.NDArray[Any]]):
         self._limit = limit.tolist()
         self._ended = True
         self._steps = 0
+        self._lamp = self.LIGHT[0]
 
     # Episodes
 
@@ -189,7 +212,7 @@ class ArmEnv(DrawnEnv[npt.NDArray[Any]]):
         self._forget_drawn()
         if self.render_mode == "human":
             self.render()
-        return self._observation(), {"cost": 0.0, "success": False}
+        return self._first_observation(seed), {"cost": 0.0, "success": False}
 
     def step(self, action: FloatArray) -> tuple[npt.NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Acts for 0.1 s.
@@ -275,7 +298,11 @@ class ArmEnv(DrawnEnv[npt.NDArray[Any]]):
         raise NotImplementedError  # abstract: that of the step that has just passed
 
     def _observation(self) -> npt.NDArray[Any]:
-        raise NotImplementedError  # abstract
+        raise NotImplementedError  # abstract: called once a step
+
+    def _first_observation(self, seed: int | None) -> npt.NDArray[Any]:
+        """Returns that of an episode's start, whose reset was given this seed."""
+        return self._observation()
 
     def _physics(self) -> dict[str, Any]:
         raise NotImplementedError  # abstract: everything that decides what follows, as JSON values
@@ -335,7 +362,7 @@ class ArmEnv(DrawnEnv[npt.NDArray[Any]]):
             (width, height),
             camera.view_matrix(),
             camera.projection_matrix(width / height),
-            light=Light(*self.LIGHT),
+            light=Light(self._lamp, *self.LIGHT[1:]),
         )
 
     def _pose_for_camera(self) -> None:

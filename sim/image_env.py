@@ -13,14 +13,10 @@ from gymnasium import spaces
 from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
 from sim.drawn import FloatArray, checked_state
+from sim.picture_stream import IMAGE_SIZE, PictureStream
 from sim.planar import PlanarEnv
 from sim.plane_view import RENDERERS, Look, Picture, PlaneRenderer, make_plane_renderer
 from sim.randomization import Randomization
-
-IMAGE_SIZE = 64
-
-_CAMERA_STREAM = 0xCA3E7A
-"""Keeps the camera's random numbers apart from those of the robot, which come from the same seed."""
 
 
 class ImageEnv(gym.Env[Picture, FloatArray]):
@@ -61,23 +57,14 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
     ) -> None:
         if renderer not in RENDERERS:
             raise UserError(f"unknown renderer {renderer!r}: use one of {', '.join(RENDERERS)}")
-        if not isinstance(image_size, int) or not 16 <= image_size <= 512:
-            raise UserError(f"image_size={image_size!r} must be a whole number between 16 and 512")
-        if not isinstance(frames, int) or not 1 <= frames <= 16:
-            raise UserError(f"frames={frames!r} must be a whole number between 1 and 16")
         self.env = env
         self.renderer, self.image_size, self.frames = renderer, image_size, frames
         self.randomization = Randomization(colours, light, camera, noise, latency)
+        self._stream = PictureStream(self.randomization, image_size, frames)
         self.render_mode = env.render_mode
         self.observation_space = spaces.Box(0, 255, (image_size, image_size, 3 * frames), np.uint8)
         self.action_space = env.action_space
-        self._rng = np.random.default_rng()
         self._look = Look()
-        self._light: npt.NDArray[np.float32] | None = None
-        self._taken: Picture | None = None
-        """What the camera took at this step, late or not."""
-        self._shown: list[Picture] = []
-        """The frames of the present observation, the oldest first."""
         self._drawer: PlaneRenderer | None = None
         self._drawer_process = 0
         self._closed = False
@@ -98,17 +85,14 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
         """
         super().reset(seed=seed)
         _, info = self.env.reset(seed=seed, options=options)
-        if seed is not None:
-            self._rng = np.random.default_rng([_CAMERA_STREAM, seed])
-        look = self.randomization.sample_look(self._rng)
+        self._stream.seed(seed)
+        look = self.randomization.sample_look(self._stream.rng)
         if look != self._look:
             self._look = look
             if self._drawer is not None:
                 self._drawer.set_look(look)
-        self._light = self.randomization.sample_light(self._rng, self.image_size)
-        self._taken = self._take()
-        self._shown = [self._taken] * self.frames
-        return self._observation(), info
+        self._stream.begin(self._take())
+        return self._stream.observation(), info
 
     def step(self, action: FloatArray) -> tuple[Picture, float, bool, bool, dict[str, Any]]:
         """Steps the robot and takes a picture.
@@ -121,22 +105,16 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
             UserError: The action is not finite.
         """
         _, reward, terminated, truncated, info = self.env.step(action)
-        before, self._taken = self._taken, self._take()
-        latency = self.randomization.latency
-        late = latency > 0 and self._rng.random() < latency
-        self._shown = [*self._shown[1:], before if before is not None and late else self._taken]
-        return self._observation(), float(reward), terminated, truncated, info
+        self._stream.add(self._take())
+        return self._stream.observation(), float(reward), terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
         """Returns what ``set_state`` needs to go on from here, random numbers, camera and pictures included."""
         return {
             "environment": type(self).__name__,
             "robot": self.env.get_state(),
-            "rng": self._rng.bit_generator.state,
             "look": self._look,
-            "light": None if self._light is None else self._light.tobytes(),
-            "taken": None if self._taken is None else self._taken.tobytes(),
-            "shown": [picture.tobytes() for picture in self._shown],
+            **self._stream.get_state(),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -145,22 +123,19 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
         Raises:
             UserError: The state is of another environment, of other pictures, or damaged; nothing is changed.
         """
-        name, size = type(self).__name__, self.image_size
-        state = checked_state(self, state)
+        state, name = checked_state(self, state), type(self).__name__
+        before = self._stream.get_state()
         try:
-            if len(state["shown"]) not in (0, self.frames):
-                raise ValueError(f"{len(state['shown'])} frames instead of {self.frames}")
-            shown = [_picture(pixels, size) for pixels in state["shown"]]
-            taken = None if state["taken"] is None else _picture(state["taken"], size)
-            light = None if state["light"] is None else np.frombuffer(state["light"], np.float32)
-            light = light if light is None else light.reshape(size, size, 1)
-            look, rng = state["look"], state["rng"]
-            np.random.PCG64().state = rng  # raises where it is none
+            look = state["look"]
+            self._stream.set_state(state)
             self.env.set_state(state["robot"])
         except (KeyError, TypeError, ValueError) as error:
+            self._stream.set_state(before)
             raise UserError(f"set_state of {name} was given a state that does not fit: {error}") from None
-        self._rng.bit_generator.state = rng
-        self._look, self._light, self._taken, self._shown = look, light, taken, shown
+        except UserError:
+            self._stream.set_state(before)
+            raise
+        self._look = look
         if self._drawer is not None:
             self._drawer.set_look(look)
 
@@ -184,7 +159,7 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
     # Pictures
 
     def _take(self) -> Picture:
-        return self.randomization.spoil(self._drawing().draw(*self.env.position), self._light, self._rng)
+        return self._drawing().draw(*self.env.position)
 
     def _drawing(self) -> PlaneRenderer:
         """The renderer, made where there is none yet; a forked process cannot use its parent's OpenGL."""
@@ -195,9 +170,6 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
             self._drawer_process = os.getpid()
             self._drawer.set_look(self._look)
         return self._drawer
-
-    def _observation(self) -> Picture:
-        return self._shown[0].copy() if self.frames == 1 else np.concatenate(self._shown, axis=2)
 
     def set_overlay(self, mode: str | None, risk: float | None = None, eps_risk: float | None = None) -> None:
         """Says who acts from now on, so that ``render`` shows it: see ``PlanarEnv.set_overlay``."""
@@ -243,7 +215,3 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
     def plane_position(self, obs: npt.NDArray[Any]) -> tuple[float, float]:
         """Returns the robot's present point, whatever the observation."""
         return self.env.position
-
-
-def _picture(pixels: bytes, size: int) -> Picture:
-    return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)

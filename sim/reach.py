@@ -1,4 +1,4 @@
-"""Reach: an arm moves a stylus past blocks to a goal, from its point or from camera images.
+"""Reach: an arm moves a stylus past blocks to a goal.
 
 The physical task of Recovery RL (arXiv 2010.15920), image-based obstacle avoidance, with a simulated Franka Panda. The
 stylus slides at one height over a table; touching a block or leaving the workspace is a violation.
@@ -16,7 +16,7 @@ from gymnasium import spaces
 from safe_rl.envs.protocols import Box2D, OfflineSegment, PlaneMap, Policy
 from safe_rl.errors import UserError
 from sim.arm import ArmEnv, Camera
-from sim.drawn import FloatArray, Picture
+from sim.drawn import FloatArray
 from sim.reach_world import ARM_JOINTS, STYLUS_RADIUS, ReachWorld, joint_table
 
 MAX_MOVE = 0.03
@@ -49,7 +49,6 @@ PUSH_SEGMENTS = 0.75
 """Share of offline segments that push; the rest is the expert with noise."""
 BOUNDARY = 0.03
 """Pushes start at most this far from touching something."""
-IMAGE_SIZE = 64
 
 
 class Reach(ArmEnv):
@@ -138,7 +137,7 @@ class Reach(ArmEnv):
         """The static map; the workspace's edge counts as an obstacle."""
         return REACH_MAP
 
-    def plane_observation(self, points: npt.NDArray[np.float64]) -> FloatArray:
+    def plane_observation(self, points: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
         """Returns the observations (N, 2) of the stylus at rest at ``points`` (N, 2)."""
         return np.array(points, np.float32).reshape(-1, 2)
 
@@ -170,12 +169,8 @@ class Reach(ArmEnv):
 
     def expert_action(self, obs: npt.NDArray[Any]) -> FloatArray:
         """Returns the action (2,) of a stylus that goes round the first block and through the gate."""
-        x, y = self._seen_point(obs)
+        x, y = self.plane_position(obs)
         return _towards(x, y, *_way_point(x, y))
-
-    def _seen_point(self, obs: npt.NDArray[Any]) -> tuple[float, float]:
-        """Returns where the stylus is, by an observation."""
-        return float(obs[0]), float(obs[1])
 
     def _noisy_expert(self, share: float) -> Policy:
         def policy(obs: npt.NDArray[Any], rng: np.random.Generator) -> FloatArray:
@@ -183,34 +178,6 @@ class Reach(ArmEnv):
             return np.clip(action, -MAX_MOVE, MAX_MOVE).astype(np.float32)
 
         return policy
-
-
-class ImageReach(Reach):
-    """Reach from pixels: the observation is the camera's RGB picture, (size, size, 3) uint8, and nothing else.
-
-    Args:
-        render_mode: As in Gymnasium.
-        image_size: Width and height of the observation in pixels.
-        renderer: ``"tiny"`` or ``"egl"``: see ``sim.rendering``.
-
-    ``expert_action`` and the noisy expert, which no picture tells where the stylus is, look at the physics instead.
-    """
-
-    def __init__(self, render_mode: str | None = None, image_size: int = IMAGE_SIZE, renderer: str = "tiny") -> None:
-        if image_size < 16:
-            raise UserError(f"image_size is {image_size}: it must be at least 16 pixels")
-        self.image_size = image_size
-        super().__init__(render_mode, renderer)
-        self.observation_space = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-
-    def _observation(self) -> Picture:
-        return self.render_camera(self.image_size, self.image_size)
-
-    def _arguments(self) -> tuple[Any, ...]:
-        return self.render_mode, self.image_size, self.world.renderer
-
-    def _seen_point(self, obs: npt.NDArray[Any]) -> tuple[float, float]:
-        return self._x, self._y
 
 
 def _way_point(x: float, y: float) -> tuple[float, float]:

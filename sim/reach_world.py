@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from sim.arm import SUBSTEP_SEC, World
 from sim.bullet import pybullet
 
 Vector = npt.NDArray[np.float64]
+Rgb = tuple[float, float, float]
 
 STYLUS_RADIUS = 0.012
 STYLUS_LENGTH = 0.09
@@ -35,18 +36,39 @@ MAX_TORQUES = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)
 POSITION_GAIN = 0.3
 """Share of the way to its target that a motor would go in a substep."""
 
+COLOURS: dict[str, Rgb] = {
+    "table": (0.55, 0.57, 0.60),
+    "sheet": (0.93, 0.91, 0.86),
+    "goal": (0.15, 0.65, 0.30),
+    "blocks": (0.80, 0.20, 0.15),
+    "stylus": (0.10, 0.35, 0.85),
+    "arm": (1.0, 1.0, 1.0),
+}
+"""RGB colours of the parts, each channel in [0, 1]."""
+
+_CUBE = Path(__file__).parent / "assets" / "cube.obj"
+"""Of half-width 1. OpenGL's renderer shades Bullet's own boxes as if they were balls."""
+
 _ELBOW_UP = (0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.785)
 _FINGERTIP_Z = 0.112
 """Of the hand's frame."""
 _DEGREE = 7
 """Of the polynomials that give the joints for a point."""
 
+
+def _material(part: str) -> str:
+    """Returns the paint of a part as URDF has it, without a gloss, which OpenGL's renderer would show."""
+    red, green, blue = COLOURS[part]
+    colour = f'<color rgba="{red} {green} {blue} 1"/><specular rgb="0 0 0"/>'
+    return f'<material name="{part}_paint">{colour}</material>'
+
+
 _STYLUS = f"""
   <link name="stylus">
     <inertial><mass value="0.05"/><inertia ixx="1e-4" ixy="0" ixz="0" iyy="1e-4" iyz="0" izz="1e-4"/></inertial>
     <visual>
       <geometry><cylinder radius="{STYLUS_RADIUS}" length="{STYLUS_LENGTH}"/></geometry>
-      <material name="stylus_colour"><color rgba="0.10 0.35 0.85 1"/></material>
+      {_material("stylus")}
     </visual>
     <collision><geometry><cylinder radius="{STYLUS_RADIUS}" length="{STYLUS_LENGTH}"/></geometry></collision>
   </link>
@@ -84,9 +106,20 @@ class ReachWorld(World):
             physicsClientId=self.client,
         )
         self.arm, self.stylus = load_panda(self.client)
-        self._build_table(workspace, goal, goal_radius)
         self.blocks = [self._build_block(box) for box in blocks]
+        self._parts = {
+            **self._draw_table(workspace, goal, goal_radius),
+            "blocks": [(self._draw_box("blocks", box, 0.0, BLOCK_HEIGHT), -1) for box in blocks],
+            "stylus": [(self.arm, self.stylus)],
+            "arm": [(self.arm, link) for link in self._seen_links() if link != self.stylus],
+        }
         self.track([(self.arm, list(range(ARM_JOINTS)))], [], [(self.arm, self.stylus)])
+
+    def paint(self, colours: Mapping[str, Rgb]) -> None:
+        """Gives the parts of ``COLOURS`` other colours."""
+        for part, colour in colours.items():
+            for body, link in self._parts[part]:
+                pybullet.changeVisualShape(body, link, rgbaColor=[*colour, 1.0], physicsClientId=self.client)
 
     def drive_arm(self, joints: Sequence[float]) -> None:
         """Sets where the motors go (7,), in radians."""
@@ -120,26 +153,53 @@ class ReachWorld(World):
             touched = touched or self.touches(self.arm)
         return touched
 
-    def _build_table(self, workspace: Box2D, goal: tuple[float, float], goal_radius: float) -> None:
-        """Builds what is only seen: nothing of the arm is meant to reach it."""
-        middle = (workspace.x_min + workspace.x_max) / 2, (workspace.y_min + workspace.y_max) / 2
-        half = (workspace.x_max - workspace.x_min) / 2, (workspace.y_max - workspace.y_min) / 2
-        for kind, size, colour, centre in (
-            (pybullet.GEOM_BOX, {"halfExtents": [0.9, 0.9, 0.01]}, (0.55, 0.57, 0.60, 1.0), (*middle, -0.013)),
-            (pybullet.GEOM_BOX, {"halfExtents": [*half, 0.001]}, (0.93, 0.91, 0.86, 1.0), (*middle, -0.001)),
-            (pybullet.GEOM_CYLINDER, {"radius": goal_radius, "length": 0.004}, (0.15, 0.65, 0.3, 1.0), (*goal, 0.002)),
-        ):
-            seen = pybullet.createVisualShape(kind, rgbaColor=colour, physicsClientId=self.client, **size)
-            pybullet.createMultiBody(0.0, -1, seen, basePosition=centre, physicsClientId=self.client)
+    def _draw_table(
+        self, workspace: Box2D, goal: tuple[float, float], goal_radius: float
+    ) -> dict[str, list[tuple[int, int]]]:
+        """Adds what is only seen, since nothing of the arm is meant to reach it; returns its parts."""
+        x, y = (workspace.x_min + workspace.x_max) / 2, (workspace.y_min + workspace.y_max) / 2
+        table = self._draw_box("table", Box2D(x - 0.9, x + 0.9, y - 0.9, y + 0.9), -0.023, 0.02)
+        sheet = self._draw_box("sheet", workspace, -0.002, 0.002)
+        shape = pybullet.createVisualShape(
+            pybullet.GEOM_CYLINDER,
+            radius=goal_radius,
+            length=0.004,
+            rgbaColor=[*COLOURS["goal"], 1.0],
+            specularColor=[0.0, 0.0, 0.0],
+            physicsClientId=self.client,
+        )
+        disc = pybullet.createMultiBody(0.0, -1, shape, basePosition=(*goal, 0.002), physicsClientId=self.client)
+        return {"table": [(table, -1)], "sheet": [(sheet, -1)], "goal": [(int(disc), -1)]}
+
+    def _draw_box(self, part: str, box: Box2D, bottom: float, height: float) -> int:
+        """Adds a box that is only seen.
+
+        The place is that of the shape in its body: OpenGL's renderer takes two shapes of one mesh for the same one,
+        whatever their sizes, unless they lie elsewhere in their bodies.
+        """
+        shape = pybullet.createVisualShape(
+            pybullet.GEOM_MESH,
+            fileName=str(_CUBE),
+            meshScale=[(box.x_max - box.x_min) / 2, (box.y_max - box.y_min) / 2, height / 2],
+            visualFramePosition=[(box.x_min + box.x_max) / 2, (box.y_min + box.y_max) / 2, bottom + height / 2],
+            rgbaColor=[*COLOURS[part], 1.0],
+            specularColor=[0.0, 0.0, 0.0],
+            physicsClientId=self.client,
+        )
+        return int(pybullet.createMultiBody(0.0, -1, shape, physicsClientId=self.client))
 
     def _build_block(self, box: Box2D) -> int:
+        """Adds what the arm touches of a block."""
         half = [(box.x_max - box.x_min) / 2, (box.y_max - box.y_min) / 2, BLOCK_HEIGHT / 2]
         shape = pybullet.createCollisionShape(pybullet.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
-        seen = pybullet.createVisualShape(
-            pybullet.GEOM_BOX, halfExtents=half, rgbaColor=(0.80, 0.20, 0.15, 1.0), physicsClientId=self.client
-        )
         centre = [(box.x_min + box.x_max) / 2, (box.y_min + box.y_max) / 2, BLOCK_HEIGHT / 2]
-        return int(pybullet.createMultiBody(0.0, shape, seen, basePosition=centre, physicsClientId=self.client))
+        block = int(pybullet.createMultiBody(0.0, shape, basePosition=centre, physicsClientId=self.client))
+        # Bullet would draw it in white, in the place of what is there to be seen.
+        pybullet.changeVisualShape(block, -1, rgbaColor=[0.0, 0.0, 0.0, 0.0], physicsClientId=self.client)
+        return block
+
+    def _seen_links(self) -> list[int]:
+        return sorted({shape[1] for shape in pybullet.getVisualShapeData(self.arm, physicsClientId=self.client)})
 
 
 def load_panda(client: int) -> tuple[int, int]:
@@ -162,6 +222,7 @@ def load_panda(client: int) -> tuple[int, int]:
     text = text.replace("package://meshes/visual/", "package://meshes/collision/")
     text = text.replace("package://", f"{folder.as_posix()}/")
     text = re.sub(r'(panda_finger_joint\d)" type="prismatic"', r'\1" type="fixed"', text)
+    text = re.sub(r'<material name="panda_\w+"(/>|>.*?</material>)', _material("arm"), text, flags=re.DOTALL)
     text = text.replace("</robot>", _STYLUS)
     with tempfile.TemporaryDirectory() as temporary:  # Bullet reads files only
         file = os.path.join(temporary, "panda.urdf")

@@ -21,7 +21,8 @@ pytest.importorskip("pybullet")
 from sim.arm import ArmEnv
 from sim.bullet import pybullet
 from sim.extraction import ObjectExtraction, ObjectExtractionDynamic
-from sim.reach import ImageReach, Reach
+from sim.image_reach import ImageReach
+from sim.reach import Reach
 
 KINDS = [ObjectExtraction, ObjectExtractionDynamic, Reach, ImageReach]
 IDS = ["safe_rl/ObjectExtraction-v0", "safe_rl/ObjectExtractionDynamic-v0", "safe_rl/ImageReach-v0"]

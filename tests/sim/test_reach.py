@@ -13,7 +13,8 @@ from safe_rl.errors import UserError
 pytest.importorskip("pybullet")
 
 from sim.bullet import pybullet
-from sim.reach import BLOCKS, GOAL, MAX_MOVE, WORKSPACE, ImageReach, Reach
+from sim.image_reach import ImageReach
+from sim.reach import BLOCKS, GOAL, MAX_MOVE, WORKSPACE, Reach
 from sim.reach_world import STYLUS_RADIUS, joint_table
 
 CORNER_ROUNDING = 0.001
@@ -193,7 +194,7 @@ def test_images_and_states_are_of_the_same_physics(env: Reach) -> None:
 
 @pytest.mark.parametrize("size", [0, -3, 8])
 def test_an_image_size_that_shows_nothing_is_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"image_size is {size}"):
+    with pytest.raises(UserError, match=f"image_size={size} must be"):
         ImageReach(image_size=size)
 
 
