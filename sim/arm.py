@@ -129,11 +129,18 @@ class World:
         for body, link in self._colliding:
             # To set the filter, even to what it is, has Bullet forget what the link touched.
             pybullet.setCollisionFilterGroupMask(body, link, 1, -1, physicsClientId=client)
-        values = iter(joints)
+        first = 0
         for robot, indices in self._joints:
-            for index in indices:
-                position, speed = next(values)
-                pybullet.resetJointState(robot, index, position, speed, physicsClientId=client)
+            values = joints[first : first + len(indices)]
+            first += len(indices)
+            # One call for all: each has Bullet work out where every link is.
+            pybullet.resetJointStatesMultiDof(
+                robot,
+                indices,
+                [[position] for position, _ in values],
+                [[speed] for _, speed in values],
+                physicsClientId=client,
+            )
         for body, (point, turn, speed, turning) in zip(self._bodies, bodies, strict=True):
             pybullet.resetBasePositionAndOrientation(body, point, turn, physicsClientId=client)
             pybullet.resetBaseVelocity(body, speed, turning, physicsClientId=client)
