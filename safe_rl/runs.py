@@ -25,6 +25,7 @@ from safe_rl.methods import config_from_dict, get_method, make_agent
 
 CONFIG = "config.json"
 VERSIONS = "versions.json"
+_STAGED = f".{CONFIG}.staged"
 FREE_TO_CHANGE = {
     *("episodes", "resume", "overwrite", "output", "device", "checkpoint_every", "dataset", "pretrained"),
     *("steps", "workers", "address", "stop_at_return", "checkpoint_every_sec", "log_every_sec"),
@@ -58,7 +59,7 @@ def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, ov
         )
     if resume:
         raise UserError(f"{folder} holds no run to resume: leave --resume out to start one")
-    if folder.is_dir() and any(folder.iterdir()) and not exists:
+    if folder.is_dir() and not exists and any(path.name not in (VERSIONS, _STAGED) for path in folder.iterdir()):
         raise UserError(f"{folder} holds other files and no run: choose another --output")
     if exists:
         for name in ("dataset", "pretrained"):
@@ -68,7 +69,8 @@ def prepare_run_folder(folder: Path, config: dict[str, Any], *, resume: bool, ov
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / VERSIONS).write_text(json.dumps(versions(), indent=2))
-        (folder / CONFIG).write_text(json.dumps(config, indent=2))
+        (folder / _STAGED).write_text(json.dumps(config, indent=2))
+        (folder / _STAGED).replace(folder / CONFIG)  # whole or not at all: a run that was killed here can begin again
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
 

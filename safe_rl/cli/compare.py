@@ -13,14 +13,18 @@ from rich.table import Table
 
 from safe_rl.cli.console import show
 from safe_rl.cli.parsing import parse
-from safe_rl.compare.compare import locked, prepare, read_groups
+from safe_rl.compare.compare import locked, prepare, read_groups, write_labels
 from safe_rl.compare.config import CompareConfig
-from safe_rl.compare.execution import Progress, Watch, run_jobs
+from safe_rl.compare.execution import Progress, Watch, last_line, run_jobs
+from safe_rl.compare.jobs import Job
 from safe_rl.compare.processes import LocalStarter
-from safe_rl.report.groups import Quantity
+from safe_rl.compare.table import HEADINGS, cells, markdown
+from safe_rl.report.groups import Group, Summary
 
 _REFRESH_SEC = 1.0
 _LINE_EVERY_SEC = 60.0
+TABLE = "table.md"
+"""The table within the folder of a comparison."""
 
 
 def main(argv: list[str]) -> int:
@@ -36,17 +40,12 @@ def run_compare(config: CompareConfig) -> int:
     Returns:
         0, or 1 where a run failed.
     """
-    with locked(config.output):
-        jobs = prepare(config)
-        console = Console(stderr=True, highlight=False, markup=False)
-        if config.jobs == "ray":
-            from safe_rl.compare.ray_starter import ray_starter
-
-            with ray_starter(config.address) as starter:
-                ended = _watched(console, lambda watch: run_jobs(jobs, starter, watch))
-        else:
-            ended = _watched(console, lambda watch: run_jobs(jobs, LocalStarter(config.num_jobs()), watch))
-    show(result_table(config))
+    jobs = prepare(config)
+    ended = [] if config.table else _run(config, jobs)
+    groups = read_groups(config)
+    show(_result_table(config, groups))
+    if not config.table:
+        (config.output / TABLE).write_text(markdown(groups, len(config.all_seeds())), encoding="utf-8")
     show(f"plots: safe-rl report {config.output} --output {config.output / 'report.html'}")
     failed = [progress for progress in ended if progress.state == "failed"]
     for progress in failed:
@@ -54,23 +53,30 @@ def run_compare(config: CompareConfig) -> int:
     return 1 if failed else 0
 
 
-def result_table(config: CompareConfig) -> Table:
+def _run(config: CompareConfig, jobs: list[Job]) -> list[Progress]:
+    console = Console(stderr=True, highlight=False, markup=False)
+    with locked(config.output):
+        write_labels(config)
+        try:
+            if config.jobs != "ray":
+                return _watched(console, lambda watch: run_jobs(jobs, LocalStarter(config.num_jobs()), watch))
+            from safe_rl.compare.ray_starter import ray_starter
+
+            with ray_starter(config.address, config.output) as starter:
+                return _watched(console, lambda watch: run_jobs(jobs, starter, watch))
+        except KeyboardInterrupt:
+            print("safe-rl: the runs are saved; the same command goes on with them", file=sys.stderr)
+            raise
+
+
+def _result_table(config: CompareConfig, groups: list[tuple[Group, Summary]]) -> Table:
     """Means and standard errors over the seeds whose runs are finished."""
     table = Table(title=f"{config.env}, {config.episodes} training episodes")
-    for name in ("method", "seeds", "successes", "violations", "ratio", "recovery %", "minutes"):
+    for name in HEADINGS:
         table.add_column(name, justify="left" if name == "method" else "right")
-    for group, summary in read_groups(config):
-        minutes = summary.wall_time_sec.mean / 60
-        quantities = (summary.successes, summary.violations, summary.ratio, summary.recovery_percent)
-        cells = [_with_error(quantity) for quantity in quantities]
-        table.add_row(group.label, str(len(group.runs)), *cells, f"{minutes:.1f}")
+    for group, summary in groups:
+        table.add_row(*cells(group, summary, len(config.all_seeds())))
     return table
-
-
-def _with_error(quantity: Quantity) -> str:
-    if quantity.error != quantity.error:  # one seed says nothing about the error
-        return f"{quantity.mean:.1f}"
-    return f"{quantity.mean:.1f} ± {quantity.error:.1f}"
 
 
 def _watched(console: Console, run: Callable[[Watch], list[Progress]]) -> list[Progress]:
@@ -114,9 +120,11 @@ class _Lines:
         self.last = now if is_due else self.last
         for progress in jobs:
             name, state = progress.job.name, progress.state
+            if state == "running" and progress.tries > 1:
+                state = "running again"  # it ended before its time
             changed = self.states.get(name, "waiting") != state
             self.states[name] = state
-            if changed or (is_due and state == "running"):
+            if changed or (is_due and progress.state == "running"):
                 line = f"{name}: {state} {_status(progress)}".rstrip()
                 self.console.print(line, soft_wrap=True)
 
@@ -126,8 +134,10 @@ def _status(progress: Progress) -> str:
     if progress.error:
         return progress.error
     job, minutes = progress.job, f"{progress.seconds / 60:.1f} min" if progress.seconds else ""
-    if job.command[0] != "train" or progress.state not in ("running", "done"):
+    if progress.state not in ("running", "done"):
         return minutes
     rows = job.episode_rows()
+    if job.command[0] != "train" or not rows:  # what it says of itself: a pretraining's steps, before any episode
+        return f"{last_line(job.log)}  {minutes}".strip() if progress.state == "running" else minutes
     successes, violations = (sum(int(row[name]) for row in rows) for name in ("success", "violation"))
     return f"{len(rows)}/{job.episodes} episodes, {successes} successes, {violations} violations  {minutes}".rstrip()

@@ -11,9 +11,12 @@ from pathlib import Path
 
 from safe_rl.cli.train import parse_arguments
 from safe_rl.compare.config import CompareConfig
+from safe_rl.compare.flags import check_flags
 from safe_rl.compare.jobs import Job, plan_jobs, run_folder
 from safe_rl.compare.studies import Variant
 from safe_rl.config import RunConfig
+from safe_rl.data.dataset import OfflineDataset
+from safe_rl.data.folders import METADATA_KEY, is_dataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
@@ -31,6 +34,7 @@ def prepare(config: CompareConfig) -> list[Job]:
     Raises:
         UserError: A method cannot serve the environment, a flag is unknown, or a finished run has other settings.
     """
+    check_flags(config)
     jobs = plan_jobs(config)
     env = make_env(config.env, cost_key=config.cost_key)
     try:
@@ -41,9 +45,19 @@ def prepare(config: CompareConfig) -> list[Job]:
                 _check(job, variant, env)
     finally:
         env.close()
-    for variant in config.chosen():
-        _write_label(config.output / variant.slug, variant.label)
+    for job in jobs:
+        if job.command[0] == "collect" and is_dataset(job.folder):
+            _check_data(config, job.folder)
     return jobs
+
+
+def _check_data(config: CompareConfig, folder: Path) -> None:
+    """Raises ``UserError`` where the data of a comparison are not of its environment."""
+    collected = OfflineDataset.open(folder).metadata.get(METADATA_KEY, {}).get("collections", [])
+    for name, wanted in (("env", config.env), ("cost_key", config.cost_key)):
+        found = collected[0].get(name) if collected else None
+        if found != wanted:
+            raise UserError(f"{folder} holds data with {name} = {found}, not {wanted}: choose another --output")
 
 
 def _check(job: Job, variant: Variant, env: CostEnv) -> None:
@@ -67,9 +81,12 @@ def _check(job: Job, variant: Variant, env: CostEnv) -> None:
         )
 
 
-def _write_label(folder: Path, label: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / LABEL).write_text(json.dumps({"label": label}))
+def write_labels(config: CompareConfig) -> None:
+    """Tells the report what the variants are called."""
+    for variant in config.chosen():
+        folder = config.output / variant.slug
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LABEL).write_text(json.dumps({"label": variant.label}))
 
 
 @contextmanager

@@ -24,7 +24,7 @@ USUAL_TRANSITIONS = 20_000
 class CompareConfig:
     """Compares methods on one environment: the same offline data and pretraining for all, several seeds.
 
-    Flags of every training may follow after --.
+    Flags of every training may follow after --; a method without such a setting does without.
     """
 
     env: str
@@ -33,8 +33,9 @@ class CompareConfig:
     """Folder of the comparison; what it holds already is kept and gone on with."""
     methods: tuple[str, ...] = ()
     """Methods to compare (default: all)."""
-    study: Literal["methods", "recovery", "ablations", "sensitivity"] = "methods"
-    """What to compare: the methods, who rescues, the paper's ablations, or eps_risk and gamma_risk."""
+    study: Literal["methods", "presets", "recovery", "ablations", "sensitivity", "tuning"] = "methods"
+    """What to compare: the methods, the presets, who rescues, the paper's ablations, eps_risk and gamma_risk, or what
+    the tuned preset is made of."""
     variants: tuple[str, ...] = ()
     """More rows, each written as 'label=method --flag value ...'."""
     seeds: str = "1:5"
@@ -57,6 +58,8 @@ class CompareConfig:
     """Runs side by side: a number, auto for one a core, or ray for as many as a Ray cluster has CPUs."""
     address: str | None = None
     """Ray cluster to join, with --jobs ray: auto, or host:port (default: start one on this machine)."""
+    table: bool = False
+    """Run nothing, print the table of the runs that are finished."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
@@ -82,7 +85,7 @@ class CompareConfig:
         """
         if found := re.fullmatch(r"(\d+):(\d+)", self.seeds):
             first, last = int(found[1]), int(found[2])
-            require(first <= last, "", "seeds", self.seeds, "a range that goes up, such as 1:5")
+            require(first <= last, "", "seeds", self.seeds, f"a range that goes up, such as {last}:{first}")
             return list(range(first, last + 1))
         if not re.fullmatch(r"\d+(,\d+)*", self.seeds):
             raise UserError(f"--seeds is {self.seeds}: write 1:5 for the seeds 1 to 5, or 1,4,7")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from safe_rl.compare.jobs import Job
@@ -105,12 +106,21 @@ def _finish(progress: Progress, code: int) -> None:
 
 
 def _last_words(job: Job, code: int) -> str:
+    text = last_line(job.log).rpartition("safe-rl: error: ")
+    if text[1] and code > 0:
+        return text[2]
+    return f"it ended with {f'signal {-code}' if code < 0 else f'code {code}'}; see {job.log}"
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that says something."""
     try:
-        lines = job.log.read_text(errors="replace").split()
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="replace").split("\n")
     except OSError:
-        lines = []
-    text = " ".join(lines).rpartition("safe-rl: error: ")
-    return text[2] if text[1] else f"it ended with {f'signal {-code}' if code < 0 else f'code {code}'}; see {job.log}"
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _start_ready(jobs: dict[str, Progress], starter: Starter) -> None:

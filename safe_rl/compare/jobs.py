@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
-from safe_rl.checkpoint import has_state
+from safe_rl.checkpoint import has_state, list_checkpoints
 from safe_rl.compare.config import CompareConfig
+from safe_rl.compare.flags import flags_of, preset_of, settings_named
 from safe_rl.compare.studies import Variant
 from safe_rl.config import RiskAwareConfig, RiskCriticConfig
 from safe_rl.data.dataset import OfflineDataset
@@ -19,9 +21,13 @@ from safe_rl.methods import get_method
 from safe_rl.presets import preset_config
 from safe_rl.pretraining import PRETRAINED
 
-_PRETRAINING_FLAGS = ("risk.", "recovery", "planner.", "encoder.", "normalize-obs", "batch-size", "precision")
-"""How flags begin that change what a pretraining makes."""
-_ONLINE_FLAGS = ("risk.update-online", "risk.no-update-online")
+_PRETRAINING = ("risk.", "recovery.", "planner.", "encoder.", "normalize_obs", "batch_size", "precision")
+"""How the names of settings begin that change what a pretraining makes."""
+_ONLINE = "risk.update_online"
+RECOVERY_RL = "recovery-rl"
+"""The method that ``safe-rl pretrain`` pretrains; it has all that the others share."""
+_LONGEST = 100
+"""Letters in the name of a pretraining's folder."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,18 @@ class Job:
         """The episodes that a training has finished."""
         try:
             with (self.folder / "episodes.csv").open(newline="") as file:
-                return list(csv.DictReader(file))
+                return [row for row in csv.DictReader(file) if None not in row.values()]  # one may be half written
         except FileNotFoundError:
             return []
 
     def is_done(self) -> bool:
         """Whether its result is there."""
         if self.command[0] == "train":
-            return len(self.episode_rows()) >= self.episodes
+            rows = self.episode_rows()
+            # The last checkpoint follows the last episode: its name tells whether a kill came between them.
+            saved = [int(path.name.rpartition("_")[2]) for path in list_checkpoints(self.folder / "checkpoints")]
+            num_steps = sum(int(row["steps"]) for row in rows)
+            return len(rows) >= self.episodes and (not saved or saved[-1] >= num_steps)
         if self.command[0] == "pretrain":
             return has_state(self.folder / PRETRAINED)
         if not is_dataset(self.folder):
@@ -90,18 +100,19 @@ def _jobs_of(config: CompareConfig, variant: Variant, seed: int) -> list[Job]:
     about = ("--env", config.env, "--cost-key", config.cost_key, "--seed", str(seed))
     jobs = _data_jobs(config, variant, seed, about)
     data = jobs[-1].folder
-    train: tuple[str, ...] = ("train", variant.method, *about, "--dataset", str(data), "--preset", config.preset)
+    preset = ("--preset", preset_of(config, variant))
+    train: tuple[str, ...] = ("train", variant.method, *about, "--dataset", str(data), *preset)
     if issubclass(get_method(variant.method).agent, RiskAwareAgent):
         flags = pretraining_flags(config, variant)
-        key = "_".join([data.parent.name, *(word.removeprefix("--") for word in flags)])
-        folder = config.output / "pretrained" / key.replace("/", "-") / f"seed{seed}"
-        words = ("pretrain", *about, "--dataset", str(data), "--preset", config.preset, "--device", config.device)
+        key = _folder_name(data.parent.name, *(preset[1:] if preset[1] != config.preset else ()), *flags)
+        folder = config.output / "pretrained" / key / f"seed{seed}"
+        words = ("pretrain", *about, "--dataset", str(data), *preset, "--device", config.device, "--threads", "1")
         needs = (jobs[-1].name,)
         jobs.append(Job(f"pretraining {key} seed {seed}", (*words, *flags, "--output", str(folder)), folder, needs))
         train += ("--pretrained", str(folder))
     folder = run_folder(config, variant, seed)
     train += ("--episodes", str(config.episodes), "--device", config.device, "--threads", "1")
-    train += (*config.flags, *variant.flags, "--output", str(folder))
+    train += (*flags_of(config, variant), "--output", str(folder))
     return [*jobs, Job(f"{variant.label} seed {seed}", train, folder, (jobs[-1].name,), config.episodes)]
 
 
@@ -120,19 +131,24 @@ def _data_jobs(config: CompareConfig, variant: Variant, seed: int, about: tuple[
 
 def pretraining_flags(config: CompareConfig, variant: Variant) -> tuple[str, ...]:
     """What sets a variant's pretraining apart from that of Recovery RL under the preset; for most of them nothing."""
-    chosen, takes = [*_risk_of_method(config, variant.method)], False
-    for word in (*config.flags, *variant.flags):
-        name = word.removeprefix("--")
-        if word.startswith("--"):
-            takes = name.startswith(_PRETRAINING_FLAGS) and not name.startswith(_ONLINE_FLAGS)
-        if takes:
-            chosen.append(word)
-    return tuple(chosen)
+    common = Variant(variant.label, RECOVERY_RL)  # its recovery policy has them too, whatever the method has
+    named = settings_named((*_risk_of_method(config, variant), *flags_of(config, common)))
+    own = settings_named(flags_of(dataclasses.replace(config, flags=()), variant))
+    taken = [words for name, words in [*named, *own] if name.startswith(_PRETRAINING) and name != _ONLINE]
+    return tuple(word for words in taken for word in words)
 
 
-def _risk_of_method(config: CompareConfig, method: str) -> list[str]:
+def _folder_name(*words: str) -> str:
+    name = "_".join(word.removeprefix("--") for word in words).replace("/", "-")
+    if len(name) <= _LONGEST:
+        return name
+    return f"{name[: _LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _risk_of_method(config: CompareConfig, variant: Variant) -> list[str]:
     """The flags that give Recovery RL's pretraining the risk critic that a method's preset asks for."""
-    own, usual = (preset_config(name, config.env, config.preset) for name in (method, "recovery-rl"))
+    preset = preset_of(config, variant)
+    own, usual = (preset_config(name, config.env, preset) for name in (variant.method, RECOVERY_RL))
     if not isinstance(own, RiskAwareConfig) or not isinstance(usual, RiskAwareConfig):
         return []
     words = []

@@ -40,7 +40,10 @@ class Starter(Protocol):
 
 
 class LocalProcess:
-    """A command in a process of this machine, which ends with this one."""
+    """A command in a process of this machine, which ends with this one.
+
+    Its session is its own: Ctrl-C in a terminal reaches this process alone, which passes it on once.
+    """
 
     def __init__(self, words: Sequence[str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,7 @@ class LocalProcess:
             self._process = subprocess.Popen(  # noqa: S603 (our own program)
                 [sys.executable, "-m", "safe_rl.cli.main", *words],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env={**os.environ, **ONE_THREAD}, preexec_fn=_die_with_parent(),
+                env={**os.environ, **ONE_THREAD}, preexec_fn=_die_with_parent(), start_new_session=True,
             )  # fmt: skip
 
     def poll(self) -> int | None:

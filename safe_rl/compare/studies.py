@@ -32,6 +32,10 @@ def _recovery_rl(label: str, flags: str, data_share: float = 1.0) -> Variant:
     return Variant(label, "recovery-rl", tuple(shlex.split(flags)), data_share)
 
 
+def _unconstrained(label: str, flags: str) -> Variant:
+    return Variant(label, "unconstrained", tuple(shlex.split(flags)))
+
+
 TITLES = {
     "recovery-rl": "Recovery RL",
     "lagrangian": "LR",
@@ -45,6 +49,14 @@ TITLES = {
 STUDIES: dict[str, tuple[Variant, ...]] = {
     # The paper's comparison.
     "methods": tuple(Variant(TITLES[method], method) for method in TITLES),
+    # The hyperparameters of the paper, ours, and SAC on online transitions alone.
+    "presets": (
+        _recovery_rl("tuned", "--preset tuned"),
+        _recovery_rl("paper", "--preset paper"),
+        _recovery_rl("paper, composite backup", "--preset paper --risk.backup composite"),
+        _unconstrained("unconstrained", "--preset tuned --no-demonstrations --task-pretrain-steps 0"),
+        _unconstrained("unconstrained-paper", "--preset paper"),
+    ),
     # Who rescues.
     "recovery": (
         _recovery_rl("model-free", "--recovery.kind model-free"),
@@ -70,6 +82,33 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         )
         for value in values
     ),
+    # The tuned settings with one thing undone or changed.
+    "tuning": (
+        _recovery_rl("tuned", ""),
+        _recovery_rl("risk: backup with the task policy", "--risk.backup task"),
+        _recovery_rl("risk: squared error", "--risk.loss mse"),
+        _recovery_rl("risk: 2 critics", "--risk.num-critics 2"),
+        _recovery_rl("risk: batches as they come", "--risk.positive-fraction None"),
+        _recovery_rl("risk: the fresh policy proposes in pretraining", "--risk.pretrain-proposal policy"),
+        _recovery_rl("risk: the paper's target rate", "--risk.tau 0.0002"),
+        _recovery_rl("risk: the paper's threshold", "--risk.eps-risk 0.2"),
+        _recovery_rl("risk: no pretraining", "--risk.pretrain-steps 0"),
+        _recovery_rl("risk: no online updates", "--risk.no-update-online"),
+        _recovery_rl("switch: only where recovery is less risky", "--risk.recovery-must-help"),
+        _recovery_rl("recovery: Q-sampling", "--recovery.kind q-sampling"),
+        _recovery_rl("task: no offline transitions", "--no-demonstrations --task-pretrain-steps 0"),
+        _recovery_rl("task: no pretraining", "--task-pretrain-steps 0"),
+        _recovery_rl("task: a violation ends the value", "--violation-ends-value"),
+        _recovery_rl("task: no relabelling", "--no-relabel-actions"),
+        _recovery_rl("task: the paper's discount and target rate", "--sac.gamma 0.99 --sac.tau 0.005"),
+        _recovery_rl("task: fixed entropy", "--sac.entropy fixed --sac.alpha 0.2"),
+        _recovery_rl("task: step size 3e-4", "--sac.learning-rate 3e-4"),
+        _recovery_rl(
+            "networks of 256",
+            "--sac.hidden-sizes 256 256 --risk.hidden-sizes 256 256 --recovery.hidden-sizes 256 256",
+        ),
+        _recovery_rl("bfloat16", "--precision bfloat16"),
+    ),
 }
 
 
@@ -84,7 +123,8 @@ def parse_variant(text: str) -> Variant:
         words = shlex.split(rest)
     except ValueError as error:
         raise UserError(f"--variants {text!r}: {error}") from error
-    if not equals or not Variant(label, "").slug or not words:
+    slug = Variant(label, "").slug
+    if not equals or not words or slug.strip(".") in ("", "data", "pretrained"):
         raise UserError(f"--variants {text!r} is no variant: write 'label=method --flag value ...'")
     return Variant(label.strip(), words[0], tuple(words[1:]))
 

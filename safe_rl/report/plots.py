@@ -21,6 +21,9 @@ SIZE = (4.1, 2.75)
 """Inches: small, so that the text stays legible on a telephone."""
 MAX_POINTS = 300
 COUNTS = ("Successes so far", "Violations so far")
+RATIO = "Successes per violation"
+LOG_BEYOND = 30.0
+"""Where the methods' ratios end further apart than this factor, a linear scale would show one of them alone."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,20 @@ def curve_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> lis
     curves: list[tuple[str, str, str, Callable[[Episodes], Array]]] = [
         ("successes", "Successes so far", "More is better.", lambda e: np.cumsum(e.success)),
         ("violations", "Violations so far", "Fewer is better.", lambda e: np.cumsum(e.violation)),
-        ("ratio", "Successes per violation", "(successes + 1) / (violations + 1); more is better.", Episodes.ratio),
+        ("ratio", RATIO, "(successes + 1) / (violations + 1); more is better.", Episodes.ratio),
         ("return", "Return", f"Undiscounted, {smoothed}.", lambda e: rolling_mean(e.returns, window)),
         ("recovery", "Recovery policy acts", f"Percent of the steps, {smoothed}.",
          lambda e: 100.0 * rolling_mean(e.recovery_share(), window)),
         ("length", "Episode length", f"Steps, {smoothed}.", lambda e: rolling_mean(e.steps, window)),
     ]  # fmt: skip
-    return [
+    plots = [
         Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve, counts=title in COUNTS), title, caption)
         for name, title, caption, curve in curves
         if name != "recovery" or any(run.episodes.recovery_steps.any() for group in groups for run in group.runs)
     ]
+    caption = "While learning; the dot is the end, with standard errors. Far right and low is better."
+    plots.insert(3, Plot(_trade_off(groups, colors, f"{prefix}-tradeoff"), "Violations against successes", caption))
+    return plots
 
 
 def _window(groups: list[Group]) -> int:
@@ -85,10 +91,40 @@ def _curve(
             axes.plot(episode, mean[kept], color=color, marker=marker, markersize=4, clip_on=False)
             said.append(f"{group.label} ends at {mean[-1]:,.4g}")
         axes.set_xlabel("training episode")
+        ends = [float(np.mean([curve(episodes)[-1] for episodes in group.common()])) for group in groups]
+        if title == RATIO and min(ends) > 0.0 and max(ends) > LOG_BEYOND * min(ends):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel("training episode (ratio on a logarithmic scale)")
+            axes.set_ylim(min(*ends, 1.0) / 1.5, max(*ends, 1.0) * 1.5)
+            axes.grid(visible=False, axis="x")
+            return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
         if axes.get_ylim()[0] < 0.0 <= axes.dataLim.y0:  # counts and shares stand on the axis
             axes.set_ylim(0.0, axes.get_ylim()[1] if axes.dataLim.y1 > 0.0 else 1.0)
         _tidy(axes, whole_numbers=counts)
     return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
+
+
+def _trade_off(groups: list[Group], colors: dict[str, int], name: str) -> Markup:
+    """What successes have cost in violations, from the first episode to the last: a line a method."""
+    said = []
+    with styled():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        for group in groups:
+            color = series_color(colors[group.label])
+            across, across_error = mean_and_standard_error([np.cumsum(e.success) for e in group.common()])
+            up, up_error = mean_and_standard_error([np.cumsum(e.violation) for e in group.common()])
+            axes.plot(*_thinned(across, up), color=color, linewidth=1.2, clip_on=False)
+            errors = {"xerr": across_error[-1], "yerr": up_error[-1]} if np.isfinite(across_error[-1]) else {}
+            axes.errorbar(across[-1], up[-1], **errors, fmt="o", markersize=5, color=color, clip_on=False)
+            said.append(f"{group.label} ends at {across[-1]:,.4g} successes and {up[-1]:,.4g} violations")
+        axes.set_xlabel("successes so far")
+        axes.set_ylabel("violations so far")
+        axes.set_xlim(0.0, max(axes.get_xlim()[1], 1.0))
+        axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.0))
+        _tidy(axes, whole_numbers=True)
+    return to_svg(figure, name, f"Violations against successes: {'; '.join(said)}.")
 
 
 def metric_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> list[Plot]:

@@ -45,6 +45,8 @@ from safe_rl.report.style import (
 VIDEO_BYTES = 4_500_000
 """All videos of a page together, before base64 makes them a third larger."""
 MAX_VIDEO_BYTES = 1_500_000
+MAX_TOLD = 3
+"""Methods that the headline tells of one by one, in the order in which they were given; more are sorted by ratio."""
 
 
 @dataclass
@@ -158,6 +160,8 @@ def _section(
     if not runs:
         raise UserError(f"no run on {env_id} has finished an episode: train longer, or leave them out")
     groups = group_runs(runs)
+    if len(groups) > MAX_TOLD:
+        groups.sort(key=lambda group: -summarize(group).ratio.mean)
     colors = assign_colors([(group.label, group.method) for group in groups])
     cards = [_card(group, colors[group.label]) for group in groups]
     everyone = [run.episodes for run in runs]
@@ -177,7 +181,7 @@ def _section(
     return EnvironmentSection(
         env_id=env_id,
         anchor=anchor,
-        verdict=[_verdict(card) for card in cards],
+        verdict=[_verdict(card) for card in cards] if len(cards) <= MAX_TOLD else [_best(cards)],
         cards=cards,
         lessons=lessons,
         notes=notes + _oddities(groups),
@@ -205,6 +209,15 @@ def _verdict(card: Card) -> str:
     return (
         f"{card.group.label} succeeded in {formats.count(successes)} of {card.group.num_episodes:,} training episodes, "
         f"with {some}"
+    )
+
+
+def _best(cards: list[Card]) -> str:
+    """Of many methods, which stand in the order of their ratios, the first two."""
+    first, second = cards[:2]
+    return (
+        f"{_verdict(first)}, the best ratio of {len(cards)}: {formats.ratio(first.summary.ratio.mean)}; next comes "
+        f"{second.group.label}: {formats.ratio(second.summary.ratio.mean)}"
     )
 
 

@@ -14,7 +14,7 @@ from safe_rl.cli.main import main
 from safe_rl.errors import UserError
 from safe_rl.report.report import ReportConfig, write_report
 
-NUM_CURVES, NUM_METRICS = 6, 1
+NUM_CURVES, NUM_METRICS = 7, 1
 
 
 @pytest.fixture

@@ -1,0 +1,240 @@
+"""What a comparison consists of, by hand, and what it says to mistakes."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from safe_rl.cli.main import main
+from safe_rl.cli.train import parse_arguments
+from safe_rl.compare.compare import prepare
+from safe_rl.compare.config import CompareConfig
+from safe_rl.compare.flags import settings_named
+from safe_rl.compare.jobs import Job, plan_jobs
+from safe_rl.compare.studies import STUDIES, Variant, parse_variant
+from safe_rl.errors import UserError
+from safe_rl.methods import METHODS
+from safe_rl.pretraining import PretrainConfig
+
+OUT = Path("out")
+NAVIGATION = "safe_rl/Navigation2-v0"
+
+
+def plan(*variants: str, env: str = "toys:Corridor", flags: str = "", **settings) -> dict[str, Job]:
+    """The jobs by their folders."""
+    given = {"seeds": "1", "variants": variants, "transitions": 100, "flags": tuple(shlex.split(flags)), **settings}
+    jobs = plan_jobs(CompareConfig(env, OUT, **given))
+    return {str(job.folder.relative_to(OUT)): job for job in jobs}
+
+
+def needs(jobs: dict[str, Job], folder: str) -> list[str]:
+    """Folders of the jobs that one needs."""
+    by_name = {job.name: name for name, job in jobs.items()}
+    return [by_name[name] for name in jobs[folder].needs]
+
+
+def value(job: Job, flag: str) -> str:
+    """The last value of a flag, which counts."""
+    return job.command[len(job.command) - job.command[::-1].index(flag)]
+
+
+def test_two_seeds_of_three_methods_share_data_and_pretraining_of_their_seed():
+    jobs = plan(methods=("recovery-rl", "rspo", "reward-penalty"), seeds="3:4")
+    assert list(jobs) == [
+        "data/100/seed3", "pretrained/100/seed3", "recovery-rl/seed3", "rspo/seed3", "rp/seed3",
+        "data/100/seed4", "pretrained/100/seed4", "recovery-rl/seed4", "rspo/seed4", "rp/seed4",
+    ]  # fmt: skip
+    assert needs(jobs, "data/100/seed4") == []
+    assert needs(jobs, "pretrained/100/seed4") == ["data/100/seed4"]
+    assert needs(jobs, "recovery-rl/seed4") == needs(jobs, "rspo/seed4") == ["pretrained/100/seed4"]
+    assert needs(jobs, "rp/seed4") == ["data/100/seed4"]  # its task learns from them
+    assert jobs["recovery-rl/seed4"].command == (
+        "train", "recovery-rl", "--env", "toys:Corridor", "--cost-key", "cost", "--seed", "4",
+        "--dataset", "out/data/100/seed4", "--preset", "tuned", "--pretrained", "out/pretrained/100/seed4",
+        "--episodes", "300", "--device", "cpu", "--threads", "1", "--output", "out/recovery-rl/seed4",
+    )  # fmt: skip
+    assert "--pretrained" not in jobs["rp/seed3"].command
+    assert jobs["rp/seed3"].log == OUT / "rp/seed3.log"
+
+
+def test_a_pretraining_is_shared_where_it_would_come_out_the_same():
+    jobs = plan(
+        "base=recovery-rl",
+        "task=recovery-rl --sac.gamma 0.5 --no-relabel-actions --risk.no-update-online",
+        "gamma=recovery-rl --risk.gamma-risk 0.5",
+        "gamma again=lagrangian --risk.gamma-risk 0.5 --multiplier.initial 3",
+        "kind=recovery-rl --recovery.kind q-sampling",
+        "paper=recovery-rl --preset paper",
+        "paper, tighter=recovery-rl --preset paper --risk.eps-risk 0.125",
+    )
+    shared = {job.name.removesuffix(" seed 1"): needs(jobs, name) for name, job in jobs.items() if job.episodes}
+    assert shared == {
+        "base": ["pretrained/100/seed1"],
+        "task": ["pretrained/100/seed1"],
+        "gamma": ["pretrained/100_risk.gamma-risk_0.5/seed1"],
+        "gamma again": ["pretrained/100_risk.gamma-risk_0.5/seed1"],
+        "kind": ["pretrained/100_recovery.kind_q-sampling/seed1"],
+        "paper": ["pretrained/100_paper/seed1"],
+        "paper, tighter": ["pretrained/100_paper_risk.eps-risk_0.125/seed1"],
+    }
+    assert value(jobs["pretrained/100_risk.gamma-risk_0.5/seed1"], "--risk.gamma-risk") == "0.5"
+    assert value(jobs["pretrained/100_paper/seed1"], "--preset") == "paper"
+    assert jobs["paper/seed1"].command.count("--preset") == 1
+
+
+def test_a_method_that_asks_for_another_risk_critic_gets_it():
+    """In the authors' scripts Object Extraction's LR looks ahead by 0.75, Recovery RL by 0.85."""
+    jobs = plan(methods=("recovery-rl", "lagrangian"), env="safe_rl/ObjectExtraction-v0", preset="paper")
+    (folder,) = needs(jobs, "lr/seed1")
+    assert folder != "pretrained/100/seed1"
+    assert value(jobs[folder], "--risk.gamma-risk") == "0.75"
+
+
+def test_a_share_of_the_data_has_its_own_data_and_pretraining():
+    jobs = plan(study="ablations", transitions=1000)
+    assert needs(jobs, "a-tenth-of-the-data/seed1") == ["pretrained/100/seed1"]
+    assert needs(jobs, "pretrained/100/seed1") == ["data/100/seed1"]
+    assert value(jobs["data/500/seed1"], "--transitions") == "500"
+
+
+def test_demonstrations_are_added_behind_the_other_data():
+    jobs = plan_jobs(CompareConfig("toys:Corridor", OUT, ("rspo",), seeds="1", transitions=100, demonstrations=50))
+    assert [job.command[0] for job in jobs] == ["collect", "collect", "pretrain", "train"]
+    assert "--append" in jobs[1].command
+    assert jobs[0].folder == jobs[1].folder == OUT / "data/100+50/seed1"
+    assert jobs[1].needs == (jobs[0].name,)
+    assert jobs[2].needs == (jobs[1].name,)
+
+
+def test_common_flags_go_to_the_methods_that_have_them():
+    jobs = plan(
+        "a=recovery-rl --batch-size 4", "b=unconstrained", flags="--batch-size 8 --risk.tau 0.25 --log-every 50"
+    )
+    (pretrained,) = [job for job in jobs.values() if job.command[0] == "pretrain"]
+    assert value(jobs["a/seed1"], "--batch-size") == value(pretrained, "--batch-size") == "4"
+    assert value(jobs["b/seed1"], "--batch-size") == "8"
+    assert value(jobs["a/seed1"], "--risk.tau") == value(pretrained, "--risk.tau") == "0.25"
+    assert "--risk.tau" not in jobs["b/seed1"].command
+    assert all("--log-every" in jobs[name].command for name in ("a/seed1", "b/seed1"))
+    assert "--log-every" not in pretrained.command
+
+
+def test_a_folder_of_many_flags_has_a_name_that_a_disk_takes():
+    jobs = plan("a=rspo", "b=rspo --risk.tau 0.5", flags=" ".join(["--risk.hidden-sizes 16 16"] * 20))
+    names = [name.split("/")[1] for name in jobs if name.startswith("pretrained/")]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) <= 100
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_row_of_every_study_is_understood_by_the_commands(study, tmp_path):
+    config = CompareConfig(NAVIGATION, tmp_path / "out", study=study, seeds="1")
+    jobs = prepare(config)
+    assert not (tmp_path / "out").exists()
+    assert sum(job.episodes > 0 for job in jobs) == len(STUDIES[study])
+    for job in jobs:
+        if job.command[0] == "pretrain":
+            parse_arguments("recovery-rl", PretrainConfig, list(job.command[1:]), prog="x")
+
+
+def test_all_methods_are_those_there_are():
+    assert [variant.method for variant in CompareConfig("e", OUT, ("all",)).chosen()] == list(METHODS)
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("1:3", [1, 2, 3]), ("7", [7]), ("4,1,2", [1, 2, 4]), ("0", [0])])
+def test_seeds(text, seeds):
+    assert CompareConfig("e", OUT, seeds=text).all_seeds() == seeds
+
+
+@pytest.mark.parametrize("text", ["", "1:", ":3", "a", "1-3", "-1", "1:2:3", "3:1", "1,1", "1 2"])
+def test_seeds_that_are_none(text):
+    with pytest.raises(UserError, match="--seeds is"):
+        CompareConfig("e", OUT, seeds=text)
+
+
+def test_a_row_of_ones_own():
+    row = parse_variant("tight, 2 = recovery-rl --risk.eps-risk 0.05 --sac.hidden-sizes 8 8")
+    assert row == Variant("tight, 2", "recovery-rl", ("--risk.eps-risk", "0.05", "--sac.hidden-sizes", "8", "8"))
+    assert row.slug == "tight-2"
+
+
+def test_flags_are_grouped_by_their_setting():
+    assert settings_named(["--sac.hidden-sizes", "8", "8", "--no-demonstrations", "--risk.eps-risk=0.1"]) == [
+        ("sac.hidden_sizes", ("--sac.hidden-sizes", "8", "8")),
+        ("demonstrations", ("--no-demonstrations",)),
+        ("risk.eps_risk", ("--risk.eps-risk=0.1",)),
+    ]
+
+
+def test_jobs_at_the_same_time():
+    assert CompareConfig("e", OUT, jobs="3").num_jobs() == 3
+    assert CompareConfig("e", OUT).num_jobs() >= 1
+
+
+# --------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.fixture
+def fails(tmp_path, capsys):
+    """Runs a comparison that must fail before any work, and leave nothing."""
+
+    def run(*words: object) -> str:
+        before = sorted(tmp_path.rglob("*"))
+        given = ["compare", "--env", "toys:Corridor", "--output", tmp_path / "out", *words]
+        assert main([str(word) for word in given]) == 2
+        out, err = capsys.readouterr()
+        assert sorted(tmp_path.rglob("*")) == before
+        assert out == ""
+        assert err.startswith("safe-rl: error: ")
+        assert err.count("\n") == 1
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "sqlr"], "no method 'sqlr'"),
+        (["--methods", "recovery-rl", "recovery-rl"], "two variants are called 'recovery-rl'"),
+        (["--methods", "all", "--study", "ablations"], "--methods goes with --study methods"),
+        (["--study", "ablation"], "--study"),
+        (["--variants", "nothing"], "write 'label=method --flag value ...'"),
+        (["--variants", "x=nothing"], "no method 'nothing'"),
+        (["--variants", "data=rspo"], "is no variant"),
+        (["--variants", "..=rspo"], "is no variant"),
+        (["--variants", "x=recovery-rl --risk.eps 0.1"], "unknown option --risk.eps"),
+        (["--variants", "x=recovery-rl --risk.eps-risk 7"], "--risk.eps-risk is 7"),
+        (["--variants", "x=recovery-rl --episodes 7"], "x: --episodes is the same for all runs of a comparison"),
+        (["--variants", "x=recovery-rl 7"], "x: '7' is no flag"),
+        (["--variants", "x=recovery-rl 'open"], "No closing quotation"),
+        (["--", "--risk.nonsense", "1"], "none of the methods has --risk.nonsense"),
+        (["--", "--preset", "none"], "--preset stands after --"),
+        (["--", "--output", "elsewhere"], "--output is the same for all runs"),
+        (["--seeds", "5:1"], "a range that goes up, such as 1:5"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--jobs", "many"], "--jobs is many"),
+        (["--address", "auto"], "--address is auto"),
+        (["--episodes", "0"], "--episodes is 0"),
+        (["--transitions", "0"], "--transitions is 0"),
+        (["--env", "toys:Nowhere"], "Nowhere"),
+        (["--env", "safe_rl/Nowhere-v0"], "Nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_made(fails, words, said):
+    assert said in fails(*words)
+
+
+def test_an_output_that_cannot_be_written(fails, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in fails("--methods", "rspo", "--output", tmp_path / "file" / "below")
+
+
+def test_a_second_comparison_in_the_same_folder_is_kept_out(tmp_path, capsys):
+    from safe_rl.compare.compare import locked
+
+    with locked(tmp_path):
+        assert main(["compare", "--env", "toys:Corridor", "--methods", "rspo", "--output", str(tmp_path)]) == 2
+    assert "another comparison is at work" in capsys.readouterr().err
