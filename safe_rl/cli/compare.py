@@ -119,7 +119,7 @@ class _Lines:
         is_due = now - self.last > _LINE_EVERY_SEC
         self.last = now if is_due else self.last
         for progress in jobs:
-            name, state = progress.job.name, progress.state
+            name, state = progress.job.name, str(progress.state)
             if state == "running" and progress.tries > 1:
                 state = "running again"  # it ended before its time
             changed = self.states.get(name, "waiting") != state

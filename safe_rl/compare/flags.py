@@ -27,6 +27,8 @@ def check_flags(config: CompareConfig) -> None:
     if any(name == "preset" for name, _ in named):
         raise UserError("--preset stands after --: put it before, among the flags of the comparison")
     known = [_settings(variant.method) for variant in config.chosen()]
+    if any("risk.pretrain_steps" in names for names in known):
+        known.append(_settings("recovery-rl"))  # what is pretrained for those that know risk
     for name, words in named:
         if not any(name in names for names in known):
             raise UserError(f"after --: none of the methods has {words[0]}; see safe-rl train METHOD --help")

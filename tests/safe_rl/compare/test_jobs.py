@@ -121,6 +121,11 @@ def test_common_flags_go_to_the_methods_that_have_them():
     assert "--log-every" not in pretrained.command
 
 
+def test_flags_of_the_recovery_policy_are_for_the_pretraining_that_all_share():
+    jobs = prepare(CompareConfig(NAVIGATION, OUT, ("rspo",), seeds="1", flags=("--recovery.hidden-sizes", "8", "8")))
+    assert ["--recovery.hidden-sizes" in job.command for job in jobs] == [False, True, False]
+
+
 def test_a_folder_of_many_flags_has_a_name_that_a_disk_takes():
     jobs = plan("a=rspo", "b=rspo --risk.tau 0.5", flags=" ".join(["--risk.hidden-sizes 16 16"] * 20))
     names = [name.split("/")[1] for name in jobs if name.startswith("pretrained/")]
