@@ -29,7 +29,10 @@ class SACConfig:
     alpha: float = 0.2
     """Temperature: weight of the entropy against the reward (its start value where entropy is auto)."""
     target_entropy: float | None = None
-    """Entropy to keep, in nats (default: minus the number of action components)."""
+    """Entropy to keep, in nats (default: minus the number of action components; with Discrete actions
+    target_entropy_share of the largest)."""
+    target_entropy_share: float = 0.3
+    """With Discrete actions the entropy to keep, as a share of that of uniform actions, log n."""
     reward_scale: float = 1.0
     """Factor on the reward before it reaches the critics."""
     hidden_sizes: tuple[int, ...] = (256, 256)
@@ -42,6 +45,8 @@ class SACConfig:
         require(0 < self.tau <= 1, "sac", "tau", self.tau, "above 0 and at most 1")
         require(self.alpha >= 0, "sac", "alpha", self.alpha, "at least 0")
         require(self.entropy == "fixed" or self.alpha > 0, "sac", "alpha", self.alpha, "positive where entropy is auto")
+        share = self.target_entropy_share
+        require(0 <= share <= 1, "sac", "target_entropy_share", share, "between 0 and 1")
         require(self.reward_scale > 0, "sac", "reward_scale", self.reward_scale, "positive")
         require_widths("sac", self.hidden_sizes)
 
@@ -100,9 +105,9 @@ class RiskConfig(RiskCriticConfig):
 class RecoveryConfig:
     """The recovery policy."""
 
-    kind: Literal["model-free", "q-sampling", "latent-model"] = "model-free"
+    kind: Literal["model-free", "q-sampling", "latent-model", "least-risky"] = "model-free"
     """A policy trained to minimise Q_risk, the least risky of uniformly sampled actions, or, of images alone, the first
-    action of the least risky plan in a learned model."""
+    action of the least risky plan in a learned model. With Discrete actions always least-risky, the best of all."""
     learning_rate: float = 3e-4
     """Adam step size of the model-free policy."""
     hidden_sizes: tuple[int, ...] = (256, 256)

@@ -1,8 +1,8 @@
-"""Scaling of observations and actions; it travels with the policy."""
+"""What stands between the environment's units and the networks': scales of observations, codes of actions."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from safe_rl.errors import UserError
+from safe_rl.nets.discrete import one_hot
 
 NormalizeObs = Literal["none", "dataset", "running"]
 
@@ -53,6 +54,19 @@ class ObservationNormalizer(nn.Module):
         self.inverse_std.copy_(torch.where(self.variance > 1e-8, self.variance.clamp_min(1e-8).rsqrt(), 1.0))
 
 
+def action_scaler(space: gym.Space[Any]) -> ActionScaler | DiscreteScaler:
+    """What maps between the environment's actions and the networks'.
+
+    Raises:
+        UserError: The space is neither Discrete nor a bounded, one-dimensional Box.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return DiscreteScaler(space)
+    if isinstance(space, gym.spaces.Box):
+        return ActionScaler(space)
+    raise UserError(f"action space {space} is not supported: it must be Discrete or a one-dimensional Box")
+
+
 class ActionScaler:
     """Maps between the environment's action box and [-1, 1]."""
 
@@ -85,3 +99,49 @@ class ActionScaler:
     def to_unit(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Maps ``(N, act_dim)`` from the environment's units to [-1, 1]; beyond the limits counts as at them."""
         return np.clip((action - self._center) / np.where(self._half_range > 0, self._half_range, 1.0), -1.0, 1.0)
+
+    def noise(self, rows: int, generator: torch.Generator) -> torch.Tensor:
+        """What an actor draws actions by: standard normal numbers (rows, act_dim)."""
+        return torch.randn((rows, self.act_dim), generator=generator, device=generator.device)
+
+    def uniform(self, rows: int, generator: torch.Generator) -> torch.Tensor:
+        """Draws uniform actions (rows, act_dim) in [-1, 1]."""
+        return 2 * torch.rand((rows, self.act_dim), generator=generator, device=generator.device) - 1
+
+
+class DiscreteScaler:
+    """Maps between the numbers of Discrete actions, from ``start`` on, and one-hot rows of length ``n``."""
+
+    def __init__(self, space: gym.spaces.Discrete) -> None:
+        self._space = space
+        self._start = int(space.start)
+        self._one_hot = np.eye(int(space.n), dtype=np.float32)
+
+    @property
+    def act_dim(self) -> int:
+        """Number of actions: length of a one-hot row."""
+        return len(self._one_hot)
+
+    def to_env(self, unit_action: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+        """The numbers ``(N,)`` of one-hot rows ``(N, n)``, as the environment takes them."""
+        return unit_action.argmax(axis=1) + self._start
+
+    def to_unit(self, action: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """The one-hot rows ``(N, n)`` of numbers ``(N,)``, or ``(N, 1)`` as a dataset has them.
+
+        Raises:
+            UserError: A number is none of the space's.
+        """
+        index = np.rint(action).astype(np.int64).reshape(-1) - self._start
+        wrong = (index < 0) | (index >= self.act_dim)
+        if wrong.any():
+            raise UserError(f"the action {int(index[wrong][0]) + self._start} is none of {self._space}")
+        return self._one_hot[index]
+
+    def noise(self, rows: int, generator: torch.Generator) -> torch.Tensor:
+        """What an actor draws actions by: uniform numbers (rows, n) in [0, 1)."""
+        return torch.rand((rows, self.act_dim), generator=generator, device=generator.device)
+
+    def uniform(self, rows: int, generator: torch.Generator) -> torch.Tensor:
+        """Draws one-hot actions (rows, n), each as likely as the others."""
+        return one_hot(self.noise(rows, generator))

@@ -92,6 +92,7 @@ TUNED: dict[str, Settings] = {
     # sac.reward_scale brings the rewards of a step to about 1.
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3, "sac.reward_scale": 0.05},
     "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
+    "safe_rl/DiscreteNavigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "sac.reward_scale": 10.0},
     "safe_rl/ObjectExtraction-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.7, "risk.eps_risk": 0.15},
     "safe_rl/ObjectExtractionDynamic-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.7, "risk.eps_risk": 0.15},
@@ -137,6 +138,7 @@ def _prices(*, lagrangian: float, rspo: float, penalty: float, rcpo: float) -> d
 PRICES: dict[str, dict[str, Settings]] = {
     "safe_rl/Navigation1-v0": _prices(lagrangian=5000, rspo=10_000, penalty=1000, rcpo=1000),
     "safe_rl/Navigation2-v0": _prices(lagrangian=1000, rspo=2000, penalty=3000, rcpo=5000),
+    "safe_rl/DiscreteNavigation2-v0": _prices(lagrangian=1000, rspo=2000, penalty=3000, rcpo=5000),
     "safe_rl/Maze-v0": _prices(lagrangian=100, rspo=200, penalty=50, rcpo=50),
     "safe_rl/ImageMaze-v0": _prices(lagrangian=10, rspo=20, penalty=20, rcpo=20),
     "safe_rl/ObjectExtraction-v0": _prices(lagrangian=50, rspo=100, penalty=50, rcpo=50),

@@ -82,7 +82,7 @@ def pretrain_run(
     dataset = open_dataset(config.dataset, env, config.cost_key)
     env.close()
     images = agent.image_shape is not None
-    settings = {"method": method, **dataclasses.asdict(config), **agent_config.settings(images=images)}
+    settings = {"method": method, **dataclasses.asdict(config), **agent.config.settings(images=images)}
     prepare_run_folder(config.output, settings, resume=config.resume, overwrite=config.overwrite)
     agent.add_offline(dataset.transitions())
     dataset.release()
@@ -188,7 +188,9 @@ def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
     }
     if isinstance(agent, RecoveryRLAgent):
         recovery = agent.config.recovery
-        settings |= {"recovery.kind": recovery.kind, "recovery.hidden_sizes": list(recovery.hidden_sizes)}
+        settings["recovery.kind"] = recovery.kind
+        if recovery.kind != "least-risky":
+            settings["recovery.hidden_sizes"] = list(recovery.hidden_sizes)
         if recovery.kind == "latent-model":
             planner = agent.config.planner
             settings |= {"planner.horizon": planner.horizon, "planner.hidden_sizes": list(planner.hidden_sizes)}

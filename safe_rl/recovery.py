@@ -10,7 +10,7 @@ from torch import nn
 from safe_rl.config import Precision, RecoveryConfig
 from safe_rl.nets.gaussian import DeterministicActor
 from safe_rl.nets.optim import FlatAdam
-from safe_rl.risk import RiskCritic
+from safe_rl.risk import DiscreteRiskCritic, RiskCritic
 
 
 class RecoveryPolicy(Protocol):
@@ -112,3 +112,24 @@ class QSamplingRecovery(nn.Module):
         risk = self._risk[0](obs.repeat_interleave(num_samples, dim=0), candidates.flatten(0, 1))
         best = risk.view(len(obs), num_samples).argmin(1)
         return candidates[torch.arange(len(obs), device=obs.device), best]
+
+
+class LeastRiskyRecovery(nn.Module):
+    """Takes the least risky of all discrete actions: ``argmin_a Q_risk(s, a)``, exact, with nothing to learn."""
+
+    def __init__(self, config: RecoveryConfig, risk: DiscreteRiskCritic) -> None:
+        super().__init__()
+        self.optimizer = FlatAdam([], config.learning_rate)
+        self._risk = (risk,)
+
+    def act(self, obs: torch.Tensor, generator: torch.Generator, *, explore: bool) -> torch.Tensor:
+        """See ``RecoveryPolicy``."""
+        return self._risk[0].least_risky(obs)
+
+    def backup_action(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """See ``RecoveryPolicy``."""
+        return self._risk[0].least_risky(obs)
+
+    def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """Nothing to learn."""
+        return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 from safe_rl.config import Precision, RiskCriticConfig
 from safe_rl.data.replay_buffer import Batch
+from safe_rl.nets.discrete import ActionValues, make_critics, one_hot
 from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam, polyak_update
 
@@ -21,6 +23,8 @@ class RiskCritic(nn.Module):
     Recovery RL (arXiv 2010.15920), section III-B. Trained towards
     ``y = c + (1 - c) * gamma_risk * max_i Q'_i(s', a')``, where ``a'`` is what will be executed next.
     """
+
+    discrete: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -33,9 +37,10 @@ class RiskCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.critics = StackedMLP(
-            config.num_critics, obs_dim + act_dim, config.hidden_sizes, 1, generator=generator, precision=precision
-        )
+        self.critics = make_critics(
+            config.num_critics, obs_dim, act_dim, config.hidden_sizes,
+            discrete=self.discrete, generator=generator, precision=precision,
+        )  # fmt: skip
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
 
     def logits(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
@@ -52,12 +57,15 @@ class RiskCritic(nn.Module):
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """``Q_risk`` (B,) in [0, 1], the largest of the ensemble; gradients reach the action, not the critics."""
-        return self.critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
+        return self._read(self.critics, obs, action)
+
+    def _read(self, critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
 
     @torch.no_grad()
     def target(self, batch: Batch, next_obs: torch.Tensor, next_action: torch.Tensor) -> torch.Tensor:
         """``y = c + (1 - c) * gamma_risk * Q_risk'(s', a')`` (B,); nothing follows a terminal state."""
-        next_risk = self.targets.extreme(torch.cat([next_obs, next_action], dim=1), largest=True).sigmoid()
+        next_risk = self._read(self.targets, next_obs, next_action)
         return batch.cost + (1 - batch.cost) * (1 - batch.terminated) * self.config.gamma_risk * next_risk
 
     def loss(self, obs: torch.Tensor, action: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -75,3 +83,22 @@ class RiskCritic(nn.Module):
     def update_targets(self) -> None:
         """Moves the target critics by ``tau``."""
         polyak_update(self.targets, self.critics, self.config.tau)
+
+
+class DiscreteRiskCritic(RiskCritic):
+    """``Q_risk`` of all ``n`` discrete actions at once.
+
+    An action is a one-hot row (B, n), or a policy's probabilities: what is then read is the expected risk,
+    ``sum_a pi(a|s) Q_risk(s, a)``.
+    """
+
+    discrete = True
+    critics: ActionValues
+    targets: ActionValues
+
+    def _read(self, critics: ActionValues, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return (critics.extremes(obs, largest=True).sigmoid() * action).sum(1)
+
+    def least_risky(self, obs: torch.Tensor) -> torch.Tensor:
+        """The action of least ``Q_risk`` for observations (B, obs_dim), as one-hot rows (B, n)."""
+        return one_hot(-self.critics.extremes(obs, largest=True))

@@ -72,7 +72,7 @@ class _Slot:
     def __init__(self, env: CostEnv) -> None:
         self.env = env
         self.start_number = -1
-        self.actions: list[npt.NDArray[np.float32]] = []
+        self.actions: list[npt.NDArray[Any]] = []
         self.return_ = self.cost = 0.0
         self.recovery_steps = 0
 
@@ -88,7 +88,7 @@ class _Slot:
     def state_dict(self) -> dict[str, Any]:
         return {
             "start_number": self.start_number,
-            "actions": np.array(self.actions, dtype=np.float32),
+            "actions": np.array(self.actions),
             "return": self.return_,
             "cost": self.cost,
             "recovery_steps": self.recovery_steps,

@@ -22,10 +22,10 @@ class Mode(IntEnum):
 class Decision:
     """What is to be done in ``N`` states, and why. Actions are in the environment's units."""
 
-    action: npt.NDArray[np.float32]
-    """(N, act_dim) action to execute."""
-    task_action: npt.NDArray[np.float32]
-    """(N, act_dim) action the task policy proposed."""
+    action: npt.NDArray[Any]
+    """(N, act_dim) action to execute, or (N,) numbers of discrete ones."""
+    task_action: npt.NDArray[Any]
+    """(N, act_dim) or (N,) action the task policy proposed."""
     risk: npt.NDArray[np.float32]
     """(N,) ``Q_risk(s, task_action)`` in [0, 1]; NaN where no risk critic is in use."""
     mode: npt.NDArray[np.int8]

@@ -65,7 +65,7 @@ def train(
             method, agent_config, envs[0].observation_space, envs[0].action_space, seed=run.seed, device=run.device
         )
         dataset = required_dataset(method, agent, run, envs[0])
-        settings = agent_config.settings(images=agent.image_shape is not None)
+        settings = agent.config.settings(images=agent.image_shape is not None)
         config = {"method": method, **dataclasses.asdict(run), **settings}
         prepare_run_folder(run.output, config, resume=run.resume, overwrite=run.overwrite)
         if dataset is not None:

@@ -18,15 +18,15 @@ class Transitions:
     """A batch of ``N`` environment steps; every field has the leading dimension ``N``.
 
     Observations are flat (see ``safe_rl.envs.spaces.flatten_observation``), uint8 where they are images, else float32;
-    actions are in the environment's units. ``task_action`` was proposed by the task policy, ``action`` was executed:
-    not the same where recovery acted.
+    actions are in the environment's units, discrete ones by their numbers: (N,), or (N, 1) of a dataset.
+    ``task_action`` was proposed by the task policy, ``action`` was executed: not the same where recovery acted.
     """
 
     obs: npt.NDArray[Any]
     """(N, obs_dim) observation before the step."""
-    task_action: FloatArray
+    task_action: npt.NDArray[Any]
     """(N, act_dim) action the task policy proposed."""
-    action: FloatArray
+    action: npt.NDArray[Any]
     """(N, act_dim) action that was executed."""
     reward: FloatArray
     """(N,) reward of the step."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 _ENVIRONMENTS: dict[str, tuple[str, str | None, int]] = {
     "safe_rl/Navigation1-v0": ("sim.navigation:Navigation1", "sim.navigation_vector:Navigation1Vector", 100),
     "safe_rl/Navigation2-v0": ("sim.navigation:Navigation2", "sim.navigation_vector:Navigation2Vector", 100),
+    "safe_rl/DiscreteNavigation2-v0": ("sim.discrete:DiscreteNavigation2", None, 100),
     "safe_rl/Maze-v0": ("sim.maze:Maze", None, 100),
     "safe_rl/ImageMaze-v0": ("sim.image_maze:ImageMaze", None, 50),
     "safe_rl/ImageNavigation1-v0": ("sim.image_navigation:ImageNavigation1", None, 100),

@@ -72,7 +72,7 @@ class Fragment:
         return int(np.count_nonzero(self.valid))
 
     def transitions(self) -> Transitions:
-        """The valid steps as a flat batch, for off-policy learners (continuous actions only)."""
+        """The valid steps as a flat batch, for off-policy learners."""
         rows = self.valid
         return Transitions(
             obs=self.obs[:-1][rows],

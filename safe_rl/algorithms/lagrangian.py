@@ -10,8 +10,9 @@ import gymnasium as gym
 import torch
 from torch import nn
 
+from safe_rl.algorithms.agent_state import Stateful
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
-from safe_rl.algorithms.sac import Metrics, Stateful
+from safe_rl.algorithms.sac import Metrics
 from safe_rl.config import RiskAwareConfig
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.nets.optim import FlatAdam

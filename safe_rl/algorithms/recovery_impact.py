@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from safe_rl.algorithms.actor_critic import ActorCritic
+from safe_rl.algorithms.agent_state import Stateful
 from safe_rl.algorithms.fragment import Fragment
 from safe_rl.algorithms.impact import ImpactBatch, IMPACTConfig, IMPACTLearner
 from safe_rl.algorithms.on_policy_learner import Floats
 from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
-from safe_rl.algorithms.sac import Stateful
 from safe_rl.config import Precision, RecoveryConfig, RiskConfig, require
 from safe_rl.flow.metrics import current_metrics
 from safe_rl.nets.arrays import as_tensor

@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from safe_rl.algorithms.agent_state import Stateful
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
-from safe_rl.algorithms.sac import Metrics, Stateful
+from safe_rl.algorithms.sac import Metrics
 from safe_rl.config import RecoveryRLConfig
 from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.data.sequences import require_windows
 from safe_rl.errors import UserError
 from safe_rl.latent_recovery import LatentModelRecovery
-from safe_rl.recovery import ModelFreeRecovery, QSamplingRecovery
+from safe_rl.recovery import LeastRiskyRecovery, ModelFreeRecovery, QSamplingRecovery
+from safe_rl.risk import DiscreteRiskCritic
 from safe_rl.switch import Decision, Mode, RecoverySwitch
 from safe_rl.transitions import Transitions
 from safe_rl.validation import require_defaults
@@ -40,13 +42,16 @@ class RecoveryRLAgent(RiskAwareAgent):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
+        config = _suited(config, action_space)
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
         self.switch = RecoverySwitch(config.risk.eps_risk, config.risk.recovery_must_help)
-        self.recovery: ModelFreeRecovery | QSamplingRecovery | LatentModelRecovery
+        self.recovery: ModelFreeRecovery | QSamplingRecovery | LatentModelRecovery | LeastRiskyRecovery
         # Recovery IMPACT's settings have no planner.
         if config.recovery.kind != "latent-model" and isinstance(config, RecoveryRLConfig):
             require_defaults("planner", config.planner, f"--recovery.kind {config.recovery.kind} does not plan")
-        if config.recovery.kind == "model-free":
+        if isinstance(self.risk_critic, DiscreteRiskCritic):
+            self.recovery = LeastRiskyRecovery(config.recovery, self.risk_critic)
+        elif config.recovery.kind == "model-free":
             self.recovery = ModelFreeRecovery(
                 self.state_dim, self.act_dim, config.recovery, self.risk_critic,
                 generator=self.init_generator, precision=config.precision, device=self.device,
@@ -208,3 +213,26 @@ class RecoveryRLAgent(RiskAwareAgent):
 
     def _safety_parts(self) -> dict[str, Stateful]:
         return {**super()._safety_parts(), "recovery": self.recovery, "recovery_optimizer": self.recovery.optimizer}
+
+
+def _suited(config: RecoveryRLConfig, action_space: gym.Space[Any]) -> RecoveryRLConfig:
+    """The settings with the kind of recovery that an action space has.
+
+    Of discrete actions all can be asked for their risk, so the least risky one is known exactly: what the model-free
+    policy and sampling come near to. It takes their places.
+
+    Raises:
+        UserError: The kind does not fit the actions.
+    """
+    if not isinstance(action_space, gym.spaces.Discrete):
+        if config.recovery.kind == "least-risky":
+            raise UserError(
+                "--recovery.kind is least-risky: the actions are not Discrete; choose model-free or q-sampling"
+            )
+        return config
+    if config.recovery.kind == "latent-model":
+        raise UserError(
+            f"--recovery.kind is latent-model: it plans continuous actions, not {action_space}; leave it out, the "
+            "least risky action is then taken"
+        )
+    return dataclasses.replace(config, recovery=dataclasses.replace(config.recovery, kind="least-risky"))

@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from safe_rl.algorithms.agent_state import Stateful
 from safe_rl.algorithms.learner_step import LearnerStep
-from safe_rl.algorithms.sac import Metrics, SACAgent, Stateful
+from safe_rl.algorithms.sac import Metrics, SACAgent
 from safe_rl.config import RiskAwareConfig
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.nets.autoencoder import Autoencoder
 from safe_rl.nets.conv import ImageEncoder
 from safe_rl.nets.optim import FlatAdam
-from safe_rl.risk import RiskCritic
+from safe_rl.risk import DiscreteRiskCritic, RiskCritic
 from safe_rl.switch import Decision, Mode
 
 
@@ -40,7 +41,8 @@ class RiskAwareAgent(SACAgent):
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
         apart = self.image_shape is not None and config.encoder.sharing == "separate"
         self.risk_encoder = self._make_encoder() if apart else self.encoder
-        self.risk_critic = RiskCritic(
+        critic_type = DiscreteRiskCritic if self.discrete else RiskCritic
+        self.risk_critic = critic_type(
             self.state_dim, self.act_dim, config.risk, generator=self.init_generator, precision=config.precision
         ).to(self.device)
         self.risk_optimizer = self.risk_critic.make_optimizer(self._trained(self.risk_encoder))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -17,19 +15,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from safe_rl.algorithms.agent_state import AgentState, Stateful
 from safe_rl.algorithms.learner_step import LearnerStep
+from safe_rl.algorithms.temperature import Temperature, target_entropy
 from safe_rl.config import AgentConfig, EncoderConfig
 from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import Batch, ReplayBuffer, Source
 from safe_rl.envs.spaces import flat_dim, flat_dtype, image_shape
 from safe_rl.errors import UserError
 from safe_rl.nets.conv import ImageEncoder
-from safe_rl.nets.flat_state import flatten_state, load_flat_state
+from safe_rl.nets.discrete import CategoricalActor, make_critics
 from safe_rl.nets.gaussian import TanhGaussianActor
 from safe_rl.nets.mlp import StackedMLP
 from safe_rl.nets.optim import FlatAdam, polyak_update
 from safe_rl.nets.random_shift import random_shift
-from safe_rl.normalization import ActionScaler, ObservationNormalizer
+from safe_rl.normalization import DiscreteScaler, ObservationNormalizer, action_scaler
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
 from safe_rl.validation import require_defaults
@@ -37,22 +37,12 @@ from safe_rl.validation import require_defaults
 Metrics = dict[str, torch.Tensor]
 
 
-class Stateful(Protocol):
-    """A network, an optimiser: what can be saved and restored."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the state."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Restores it."""
-        ...
-
-
-class SACAgent:
+class SACAgent(AgentState):
     """Acts, observes and learns with SAC; methods that know risk build on it and change one term.
 
-    The networks see normalised observations and actions in [-1, 1]; the interface speaks the environment's units. Of an
+    The networks see normalised observations and actions in [-1, 1]; the interface speaks the environment's units. A
+    discrete action is a one-hot row to them. The actor then says all probabilities at once, and the critics, which read
+    such a row, give the exact expectation over the actions: every term here is SAC-discrete's (arXiv 1910.07207). Of an
     observation that is an image they see the features that ``encoder`` makes of it. The critics' loss alone trains the
     encoder; the actor looks through it and does not move it (DrQ, arXiv 2004.13649). The target critics look through it
     too (arXiv 2107.09645).
@@ -71,7 +61,8 @@ class SACAgent:
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.scaler = ActionScaler(action_space)
+        self.scaler = action_scaler(action_space)
+        self.discrete = isinstance(self.scaler, DiscreteScaler)
         self.obs_dim, self.act_dim = flat_dim(observation_space), self.scaler.act_dim
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.init_generator = torch.Generator().manual_seed(seed)
@@ -110,18 +101,22 @@ class SACAgent:
     def _make_task_policy(self) -> None:
         """Builds ``actor``, which proposes actions, and what teaches it; who learns otherwise overrides it."""
         config, sac = self.config, self.config.sac
-        self.actor = TanhGaussianActor(
+        actor_type: type[CategoricalActor | TanhGaussianActor] = (
+            CategoricalActor if self.discrete else TanhGaussianActor
+        )
+        self.actor = actor_type(
             self.state_dim,
             self.act_dim,
             sac.hidden_sizes,
             generator=self.init_generator,
             precision=config.precision,
         ).to(self.device)
-        self.critics = StackedMLP(
+        self.critics = make_critics(
             2,
-            self.state_dim + self.act_dim,
+            self.state_dim,
+            self.act_dim,
             sac.hidden_sizes,
-            1,
+            discrete=self.discrete,
             generator=self.init_generator,
             precision=config.precision,
         ).to(self.device)
@@ -130,7 +125,7 @@ class SACAgent:
         self.critic_optimizer = FlatAdam([self.critics, *self._trained(self.encoder)], sac.learning_rate)
         self.temperature = Temperature(sac.alpha).to(self.device) if sac.entropy == "auto" else None
         self.temperature_optimizer = FlatAdam(self.temperature or [], sac.learning_rate)
-        self.target_entropy = -float(self.act_dim) if sac.target_entropy is None else sac.target_entropy
+        self.target_entropy = target_entropy(sac, self.act_dim, discrete=self.discrete)
 
     # ------------------------------------------------------------------ acting
 
@@ -252,7 +247,8 @@ class SACAgent:
         """``sum_i mean (Q_i(s, a_task) - y)^2 / 2``, ``y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s'))``."""
         with torch.no_grad():
             next_action, next_log_prob = self.actor.sample(next_obs, self._noise(len(next_obs)))
-            next_value = self._q(self.critic_targets, next_obs, next_action).amin(0) - self._alpha * next_log_prob
+            next_q = self.critic_targets.extreme(torch.cat([next_obs, next_action], dim=1), largest=False)
+            next_value = next_q - self._alpha * next_log_prob
             target = self._task_reward(batch, obs) + self.config.sac.gamma * (1 - self._ends_value(batch)) * next_value
         q = self._q(self.critics, obs, batch.task_action)
         return functional.mse_loss(q, target.expand_as(q), reduction="sum") * (0.5 / len(target))
@@ -265,8 +261,8 @@ class SACAgent:
         Args:
             batch: ``B`` transitions.
             obs: (B, state_dim) what the actor sees of their states.
-            action: (B, act_dim) actions that the actor draws there.
-            log_prob: (B,) their log-densities.
+            action: (B, act_dim) actions that the actor draws there; the probabilities of all where they are discrete.
+            log_prob: (B,) their log-densities, or the expected ones.
         """
         q = self.critics.extreme(torch.cat([obs, action], dim=1), largest=False)
         return (self._alpha * log_prob - q).mean()
@@ -323,49 +319,6 @@ class SACAgent:
         }
         return parts if self.temperature is None else {**parts, "temperature": self.temperature}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed training needs, as nested dictionaries of tensors, arrays and JSON values."""
-        return {
-            "policy": self.policy_state_dict(),
-            "learning": {name: part.state_dict() for name, part in self._learning_parts().items()},
-            "replay": self.replay.state_dict(),
-            "generator": self.generator.get_state(),
-            "counters": {"num_observed": self.num_observed, "num_updates": self.num_updates},
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores ``state_dict``."""
-        self.load_policy_state_dict(state["policy"])
-        for name, part in self._learning_parts().items():
-            part.load_state_dict(state["learning"][name])
-        self.replay.load_state_dict(state["replay"])
-        self.restore_generator(state["generator"])
-        self.num_observed, self.num_updates = state["counters"]["num_observed"], state["counters"]["num_updates"]
-
-    def restore_generator(self, state: torch.Tensor) -> None:
-        """Restores the generator; the state of another kind of device becomes the seed of new random numbers."""
-        if state.shape == self.generator.get_state().shape:
-            self.generator.set_state(state)
-        else:
-            self.generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
-
-    def policy_state_dict(self) -> dict[str, Any]:
-        """The part of the state that acting needs."""
-        return {name: part.state_dict() for name, part in self._policy_parts().items()}
-
-    def load_policy_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores ``policy_state_dict``: enough to act, not to train on."""
-        for name, part in self._policy_parts().items():
-            part.load_state_dict(state[name])
-
-    def policy_weights(self) -> npt.NDArray[np.float32]:
-        """All that acting needs in one array, a copy: for those who only act."""
-        return flatten_state(self._acting_modules())
-
-    def load_policy_weights(self, weights: npt.NDArray[np.float32]) -> None:
-        """Takes over ``policy_weights`` of an agent with the same settings."""
-        load_flat_state(self._acting_modules(), weights)
-
     def _acting_modules(self) -> tuple[nn.Module, ...]:
         """What acting reads."""
         return (*self.encoders().values(), self.actor)
@@ -389,29 +342,13 @@ class SACAgent:
         return torch.from_numpy(np.ascontiguousarray(obs, dtype=self._obs_dtype)).to(self.device)
 
     def _noise(self, rows: int) -> torch.Tensor:
-        return torch.randn((rows, self.act_dim), generator=self.generator, device=self.device)
+        return self.scaler.noise(rows, self.generator)
 
     def _uniform(self, rows: int) -> torch.Tensor:
-        return 2 * torch.rand((rows, self.act_dim), generator=self.generator, device=self.device) - 1
+        return self.scaler.uniform(rows, self.generator)
 
     def _to_unit(self, transitions: Transitions) -> Transitions:
-        """``transitions`` as they are stored: their actions scaled to [-1, 1]."""
+        """``transitions`` as they are stored: their actions scaled to [-1, 1], or one-hot."""
         return transitions.replace(
             action=self.scaler.to_unit(transitions.action), task_action=self.scaler.to_unit(transitions.task_action)
         )
-
-
-class Temperature(nn.Module):
-    """The weight ``alpha`` of the entropy, learned in its logarithm so that it stays positive."""
-
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
-
-    def forward(self) -> torch.Tensor:
-        """``alpha``, a scalar without gradient."""
-        return self.log_alpha.detach().exp()
-
-    def loss(self, log_prob: torch.Tensor, target_entropy: float) -> torch.Tensor:
-        """``-log_alpha * (log pi + target_entropy)``: alpha rises while the entropy is below its target."""
-        return -self.log_alpha * (log_prob.detach().mean() + target_entropy)

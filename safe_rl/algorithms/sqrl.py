@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
 import torch
 
 from safe_rl.algorithms.lagrangian import LagrangianAgent, LagrangianConfig
+from safe_rl.errors import UserError
 from safe_rl.validation import require
 
 
@@ -31,6 +34,22 @@ class SQRLAgent(LagrangianAgent):
     """
 
     config: SQRLConfig
+
+    def __init__(
+        self,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        config: SQRLConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if isinstance(action_space, gym.spaces.Discrete):
+            raise UserError(
+                f"sqrl samples continuous actions, the environment has {action_space}: train recovery-rl, which checks "
+                "every action, or lagrangian, rspo or rcpo"
+            )
+        super().__init__(observation_space, action_space, config, seed=seed, device=device)
 
     def _propose_knowing_risk(self, task_state: torch.Tensor, risk_state: torch.Tensor, explore: bool) -> torch.Tensor:
         num_states, num_samples = len(task_state), self.config.num_samples

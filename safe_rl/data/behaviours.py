@@ -161,7 +161,8 @@ def checked_act(act: Act, obs: Any, env: CostEnv) -> tuple[Action, Action]:
     """
     space = env.action_space
     try:
-        action, task_action = (np.asarray(a, dtype=space.dtype).reshape(space.shape or ()) for a in act(obs))
+        # A discrete action becomes a number: an array of no dimension could not be looked up in a table.
+        action, task_action = (np.asarray(a, dtype=space.dtype).reshape(space.shape or ())[()] for a in act(obs))
     except UserError:
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ Source = Literal["online", "all"]
 
 @dataclass
 class Batch:
-    """``B`` transitions as float32 tensors; the actions are scaled to [-1, 1]."""
+    """``B`` transitions as float32 tensors; the actions are scaled to [-1, 1], discrete ones are one-hot rows."""
 
     obs: torch.Tensor
     """(B, obs_dim), not normalised."""

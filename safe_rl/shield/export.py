@@ -17,6 +17,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.spaces import space_to_json
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS, get_method
+from safe_rl.normalization import ActionScaler
 from safe_rl.runs import VERSIONS, Run, is_plan, load_run
 from safe_rl.shield.agreement import TOLERANCE, largest_difference
 from safe_rl.shield.bundle import WEIGHTS, PolicyBundle, arrays_to_bytes, may_write, write_bundle
@@ -109,6 +110,11 @@ def _require_onnx() -> None:
 
 def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions, checkpoint: Path) -> BundleSpec:
     recovery = agent.config.recovery.kind
+    if not isinstance(agent.scaler, ActionScaler) or recovery == "least-risky":
+        raise UserError(
+            f"{run.path} chooses among discrete actions, which a bundle cannot hold: train in an environment whose "
+            "actions are a Box"
+        )
     if recovery == "latent-model":
         raise UserError(
             f"{run.path} recovers by a latent model, which a bundle cannot hold: "

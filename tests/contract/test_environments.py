@@ -30,6 +30,8 @@ class Promise:
     horizon: int
     obs_shape: tuple[int, ...] = (2,)
     num_actions: int = 2
+    """Components of an action, or how many discrete ones there are."""
+    is_discrete: bool = False
     needs: str | None = None
 
     slowness: int = 1
@@ -44,6 +46,7 @@ PROMISES = {
     # What the paper's authors collect: 6.3 %, 8 % and 12 %.
     "safe_rl/Navigation1-v0": Promise((0.05, 0.075), 100),
     "safe_rl/Navigation2-v0": Promise((0.07, 0.105), 100),
+    "safe_rl/DiscreteNavigation2-v0": Promise((0.07, 0.105), 100, num_actions=8, is_discrete=True),
     "safe_rl/Maze-v0": Promise((0.08, 0.14), 100, needs="pybullet"),
     "safe_rl/ImageMaze-v0": Promise((0.15, 0.25), 50, (64, 64, 3), needs="pybullet"),
     "safe_rl/ImageNavigation1-v0": Promise((0.05, 0.075), 100, (64, 64, 3), needs="cv2"),
@@ -88,16 +91,30 @@ def drawn_env(request: pytest.FixtureRequest) -> Iterator[gym.Env[Any, Any]]:
     made.close()
 
 
+def random_action(env: gym.Env[Any, Any], rng: np.random.Generator, share: float = 1.0) -> Any:
+    """A uniform action, up to a share of the largest where there is one."""
+    space: Any = env.action_space
+    if PROMISES[env.spec.id].is_discrete:
+        return rng.integers(space.n)
+    return rng.uniform(share * space.low, share * space.high).astype(np.float32)
+
+
+def resting_action(env: gym.Env[Any, Any], step: int) -> Any:
+    """What leaves the robot where it is, or brings it back every second step."""
+    if PROMISES[env.spec.id].is_discrete:
+        return (0, 4)[step % 2]
+    return np.zeros(env.action_space.shape, np.float32)
+
+
 def rollout(env: gym.Env[Any, Any], seed: int, steps: int | None = None, share: float = 1.0) -> dict[str, np.ndarray]:
     """Random actions from a seed, up to a share of the largest, episodes after one another."""
     if steps is None:
         steps = max(60, 250 // PROMISES[env.spec.id].slowness)
     rng = np.random.default_rng(seed)
-    low, high = share * env.action_space.low, share * env.action_space.high  # type: ignore[attr-defined]
     obs, _ = env.reset(seed=seed)
     kept: dict[str, list[Any]] = {"obs": [obs], "reward": [], "cost": [], "terminated": [], "truncated": []}
     for _ in range(steps):
-        obs, reward, terminated, truncated, info = env.step(rng.uniform(low, high).astype(np.float32))
+        obs, reward, terminated, truncated, info = env.step(random_action(env, rng, share))
         for name, value in zip(kept, (obs, reward, info["cost"], terminated, truncated), strict=True):
             kept[name].append(value)
         if terminated or truncated:
@@ -120,8 +137,12 @@ def test_spaces_and_types(env: gym.Env[Any, Any]) -> None:
     promise = PROMISES[env.spec.id]
     dtype = np.uint8 if promise.is_image else np.float32
     assert env.observation_space.shape == promise.obs_shape and env.observation_space.dtype == dtype
-    assert env.action_space.shape == (promise.num_actions,) and env.action_space.dtype == np.float32
-    assert np.isfinite(env.action_space.low).all() and np.isfinite(env.action_space.high).all()  # type: ignore[attr-defined]
+    space: Any = env.action_space
+    if promise.is_discrete:
+        assert space == gym.spaces.Discrete(promise.num_actions)
+    else:
+        assert space.shape == (promise.num_actions,) and space.dtype == np.float32
+        assert np.isfinite(space.low).all() and np.isfinite(space.high).all()
     assert obs.dtype == dtype and env.observation_space.contains(obs)
     assert info == {"cost": 0.0, "success": False}
     obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
@@ -156,12 +177,11 @@ def test_returned_arrays_are_the_callers_own(env: gym.Env[Any, Any]) -> None:
     share = 0.2  # the episode goes on for ten steps
     expected = rollout(env, 3, steps=10, share=share)["obs"]
     rng = np.random.default_rng(3)
-    low, high = share * env.action_space.low, share * env.action_space.high  # type: ignore[attr-defined]
     obs, _ = env.reset(seed=3)
     for k in range(10):
         np.testing.assert_array_equal(obs, expected[k])
         kept = obs
-        obs, *_ = env.step(rng.uniform(low, high).astype(np.float32))
+        obs, *_ = env.step(random_action(env, rng, share))
         np.testing.assert_array_equal(kept, expected[k])  # the step has not written into it
         if k % 2:
             kept[:] = 77  # writing into it does not reach the environment
@@ -169,6 +189,8 @@ def test_returned_arrays_are_the_callers_own(env: gym.Env[Any, Any]) -> None:
 
 def test_the_action_is_not_written_to(env: gym.Env[Any, Any]) -> None:
     env.reset(seed=0)
+    if PROMISES[env.spec.id].is_discrete:
+        pytest.skip("a number cannot be written to")
     action = np.resize(np.array((1e3, -1e3), np.float32), env.action_space.shape)
     before = action.copy()
     env.step(action)
@@ -187,7 +209,7 @@ def test_only_the_horizon_truncates_and_only_success_or_violation_terminates(env
     horizon = PROMISES[env.spec.id].horizon
     env.reset(seed=2)
     for step in range(1, horizon + 1):
-        _, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        _, _, terminated, truncated, info = env.step(resting_action(env, step))
         assert (terminated, truncated, info["cost"]) == (False, step == horizon, 0.0)
     seen = {0.0: 0, 1.0: 0}
     for seed in range(5):
@@ -261,14 +283,14 @@ def test_the_map_agrees_with_what_the_environment_does(plane_env: gym.Env[Any, A
                 env.reset(options={"state": point})
             continue
         np.testing.assert_array_equal(env.reset(options={"state": point})[0], observation)
-        if min(gaps) > plane_map.robot_radius + 0.3 * env.action_space.high[0]:  # type: ignore[attr-defined]
-            assert (
-                env.step(np.zeros(2, np.float32))[4]["cost"] == 0.0
-            )  # well clear, standing still: only noise moves it
+        reach = 1.5 if PROMISES[env.spec.id].is_discrete else 0.3 * env.action_space.high[0]  # type: ignore[attr-defined]
+        if min(gaps) > plane_map.robot_radius + reach:
+            # Well clear, and standing still where one can: only noise moves it.
+            assert env.step(resting_action(env, 0))[4]["cost"] == 0.0
     assert 10 < inside < 250
     goal_obs = hooks.plane_observation(np.array([plane_map.goal]))[0]
     env.reset(options={"state": goal_obs})
-    assert env.step(np.zeros(2, np.float32))[4]["success"]
+    assert env.step(resting_action(env, 0))[4]["success"]
 
 
 def test_the_expert_succeeds_without_violation(env: gym.Env[Any, Any]) -> None:
@@ -335,7 +357,7 @@ def test_pictures(drawn_env: gym.Env[Any, Any]) -> None:
     assert first.std() > 5
     np.testing.assert_array_equal(first, env.render())
     kept = copy.copy(first)
-    env.step(np.array(env.action_space.high))  # type: ignore[attr-defined]
+    env.step(0 if PROMISES[env.spec.id].is_discrete else np.array(env.action_space.high))  # type: ignore[attr-defined]
     second: Any = env.render()
     assert (first != second).any()
     np.testing.assert_array_equal(first, kept)  # the caller's own

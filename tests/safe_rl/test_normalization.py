@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safe_rl.errors import UserError
-from safe_rl.normalization import ActionScaler, ObservationNormalizer
+from safe_rl.normalization import ActionScaler, DiscreteScaler, ObservationNormalizer, action_scaler
 
 
 @settings(max_examples=60, deadline=None)
@@ -121,3 +121,52 @@ def test_unsuitable_action_spaces_are_named(space, words):
     with pytest.raises(UserError, match=words) as caught:
         ActionScaler(space)
     assert str(space) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [gym.spaces.MultiDiscrete([2, 3]), gym.spaces.MultiBinary(3), gym.spaces.Dict({"a": gym.spaces.Discrete(2)})],
+)
+def test_other_spaces_are_refused_in_one_line_that_says_which_are_served(space):
+    with pytest.raises(UserError, match="must be Discrete or a one-dimensional Box") as caught:
+        action_scaler(space)
+    assert str(space) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- discrete actions
+
+
+def test_numbers_become_one_hot_rows_by_hand():
+    scaler = action_scaler(gym.spaces.Discrete(3, start=-1))
+    assert isinstance(scaler, DiscreteScaler)
+    assert scaler.act_dim == 3
+    assert scaler.to_unit(np.array([1, -1])).tolist() == [[0, 0, 1], [1, 0, 0]]
+    assert scaler.to_env(np.array([[0, 0, 1], [1, 0, 0]], np.float32)).tolist() == [1, -1]
+
+
+@given(st.integers(1, 12), st.integers(-5, 5), st.integers(0, 2**16))
+def test_numbers_come_back_however_they_are_held(count, start, seed):
+    space = gym.spaces.Discrete(count, start=start)
+    scaler = DiscreteScaler(space)
+    numbers = np.random.default_rng(seed).integers(start, start + count, 20)
+    for held in (numbers, numbers[:, None], numbers.astype(np.float32)[:, None]):  # the last as a dataset holds them
+        rows = scaler.to_unit(held)
+        assert rows.dtype == np.float32
+        assert rows.shape == (20, count)
+        assert (rows.sum(1) == 1).all()
+        back = scaler.to_env(rows)
+        assert back.tolist() == numbers.tolist()
+        assert all(space.contains(number) for number in back)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_number_that_is_no_action_is_named(number):
+    with pytest.raises(UserError, match=rf"the action {number} is none of Discrete\(3, start=2\)"):
+        DiscreteScaler(gym.spaces.Discrete(3, start=2)).to_unit(np.array([2, number]))
+
+
+def test_uniform_actions_are_one_hot_and_equally_likely():
+    rows = DiscreteScaler(gym.spaces.Discrete(4)).uniform(20_000, torch.Generator().manual_seed(0))
+    assert (rows.sum(1) == 1).all()
+    assert rows.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.02)

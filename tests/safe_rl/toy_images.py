@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from toys import Corridor, recovery_config, unconstrained_config
+from toys import Corridor, Steps, recovery_config, unconstrained_config
 
 from safe_rl.config import AgentConfig
 from safe_rl.transitions import Transitions
@@ -22,8 +22,8 @@ class Seen(gym.ObservationWrapper):
     The camera shows x from -0.4 to 1.2 and y from -0.45 to 0.45.
     """
 
-    def __init__(self, side: int = SIDE) -> None:
-        super().__init__(Corridor())
+    def __init__(self, side: int = SIDE, corridor: type[Corridor] = Corridor) -> None:
+        super().__init__(corridor())
         self.side = side
         self.observation_space = spaces.Box(0, 255, (side, side, 3), np.uint8)
         self._x = np.linspace(-0.4, 1.2, side)
@@ -39,6 +39,13 @@ class Seen(gym.ObservationWrapper):
         image = self._scene * (1 - blob)[..., None]
         image[..., 0] += 255 * blob
         return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+class SeenSteps(Seen):
+    """The corridor on foot, seen from above."""
+
+    def __init__(self) -> None:
+        super().__init__(corridor=Steps)
 
 
 class Stacked(gym.Wrapper):

@@ -61,6 +61,22 @@ class Corridor(gym.Env):
         return self.point.astype(np.float32), float(self.point[0] - before), done, self.steps >= 30, info
 
 
+class Steps(Corridor):
+    """The corridor on foot: action 3 is a step of 0.15 ahead, then counter-clockwise left, back and right (6)."""
+
+    FIRST: ClassVar[int] = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = spaces.Discrete(4, start=self.FIRST)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise ValueError(f"{action!r} is none of {self.action_space}")
+        angle = (int(action) - self.FIRST) * np.pi / 2
+        return super().step(0.15 * np.array([np.cos(angle), np.sin(angle)]))
+
+
 class Script(gym.Env):
     """Plays a script: episodes of a given length, at step ``t`` (from 1) the reward ``t``, a cost on the named steps.
 

@@ -13,7 +13,7 @@ SHORT = ["--episodes", "2", "--transitions", "600", "--pretrain-steps", "20"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["navigation1", "navigation2", "maze", "own_environment"])
+@pytest.mark.parametrize("name", ["navigation1", "navigation2", "maze", "own_environment", "cliff_walking"])
 def test_an_example_goes_the_whole_way(name: str, tmp_path: Path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -6,7 +6,8 @@ import pytest
 import torch
 from toys import recovery_config, unconstrained_config
 
-from safe_rl.algorithms.sac import SACAgent, Temperature
+from safe_rl.algorithms.sac import SACAgent
+from safe_rl.algorithms.temperature import Temperature
 from safe_rl.checkpoint import load_state, save_state
 from safe_rl.data.replay_buffer import Batch
 from safe_rl.methods import make_agent
