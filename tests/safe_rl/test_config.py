@@ -303,8 +303,10 @@ def test_devices(monkeypatch):
         resolve_device("cuda:2")
 
 
-def test_an_environment_with_discrete_actions_is_refused():
+def test_an_environment_with_several_discrete_actions_is_refused():
     import gymnasium as gym
 
     with pytest.raises(UserError, match="one-dimensional Box"):
-        make_agent("unconstrained", AgentConfig(), gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2), seed=0)
+        make_agent(
+            "unconstrained", AgentConfig(), gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiDiscrete([2, 2]), seed=0
+        )
