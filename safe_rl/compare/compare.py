@@ -71,8 +71,9 @@ def _check(job: Job, variant: Variant, env: CostEnv) -> None:
     if not (job.folder / CONFIG).is_file():
         return
     saved = read_config(job.folder)
+    resolved = dataclasses.replace(agent.config, replay_capacity=settings.replay_capacity)
     images = agent.image_shape is not None
-    wanted = {"method": variant.method, **dataclasses.asdict(arguments.run), **settings.settings(images=images)}
+    wanted = {"method": variant.method, **dataclasses.asdict(arguments.run), **resolved.settings(images=images)}
     wanted = json.loads(json.dumps(wanted, default=str))
     if name := first_difference(saved, wanted):
         raise UserError(

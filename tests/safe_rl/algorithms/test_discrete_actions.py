@@ -15,6 +15,9 @@ import toys
 from toy_images import SeenSteps, image_config
 
 from safe_rl.algorithms.temperature import target_entropy
+from safe_rl.cli.main import main
+from safe_rl.compare.compare import prepare
+from safe_rl.compare.config import CompareConfig
 from safe_rl.config import RunConfig, SACConfig
 from safe_rl.data.collect import CollectConfig, collect
 from safe_rl.data.replay_buffer import Batch
@@ -279,6 +282,24 @@ def test_a_pretraining_is_taken(data, tmp_path):
     pretrain_run("recovery-rl", PretrainConfig("toys:Steps", data, tmp_path / "pre", device="cpu"), config)
     train("recovery-rl", run_config(tmp_path / "run", data, pretrained=tmp_path / "pre"), config)
     assert len(rows(tmp_path / "run")) == 4
+
+
+def test_a_comparison_knows_its_finished_runs_again(tmp_path):
+    flags = ("--risk.pretrain-steps", "5", "--batch-size", "16", "--task-pretrain-steps", "0")
+    config = CompareConfig(
+        "toys:Steps",
+        tmp_path / "compare",
+        methods=("recovery-rl",),
+        seeds="1",
+        episodes=1,
+        transitions=300,
+        flags=flags,
+    )
+    for job in prepare(config):
+        assert main([*job.command]) == 0
+    assert all(job.is_done() for job in prepare(config))
+    with pytest.raises(UserError, match="sqrl samples continuous actions"):
+        prepare(CompareConfig("toys:Steps", tmp_path / "all", seeds="1"))
 
 
 def test_data_of_continuous_actions_are_refused(corridor_data, tmp_path):
