@@ -31,11 +31,11 @@ class Promise:
     obs_shape: tuple[int, ...] = (2,)
     num_actions: int = 2
     """Components of an action, or how many discrete ones there are."""
-    is_discrete: bool = False
     needs: str | None = None
 
     slowness: int = 1
     """Divides what is asked of it."""
+    is_discrete: bool = False
 
     @property
     def is_image(self) -> bool:
