@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from safe_rl.normalization import NormalizeObs
-from safe_rl.planner_config import PlannerConfig
+from safe_rl.planner_config import PLANNING_KINDS, PlannerConfig
 from safe_rl.validation import require, require_widths
 
 Precision = Literal["float32", "bfloat16"]
@@ -105,9 +107,13 @@ class RiskConfig(RiskCriticConfig):
 class RecoveryConfig:
     """The recovery policy."""
 
-    kind: Literal["model-free", "q-sampling", "latent-model", "least-risky"] = "model-free"
-    """A policy trained to minimise Q_risk, the least risky of uniformly sampled actions, or, of images alone, the first
-    action of the least risky plan in a learned model. With Discrete actions always least-risky, the best of all."""
+    kind: Annotated[
+        Literal["model-free", "q-sampling", "model-based", "latent-model", "least-risky"],
+        tyro.conf.arg(aliases=["--recovery"]),
+    ] = "model-free"
+    """A policy trained to minimise Q_risk, the least risky of uniformly sampled actions, or the first action of the
+    least risky plan in a learned model: model-based, or of images latent-model. With Discrete actions always
+    least-risky, the best of all."""
     learning_rate: float = 3e-4
     """Adam step size of the model-free policy."""
     hidden_sizes: tuple[int, ...] = (256, 256)
@@ -117,7 +123,7 @@ class RecoveryConfig:
     num_samples: int = 1000
     """Actions that q-sampling draws for a decision."""
     num_backup_samples: int = 16
-    """Actions that q-sampling and latent-model draw for each next state of a batch."""
+    """Actions that q-sampling, model-based and latent-model draw for each next state of a batch."""
 
     def __post_init__(self) -> None:
         """Validates the values."""
@@ -237,7 +243,7 @@ class RecoveryRLConfig(RiskAwareConfig):
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     """Recovery policy."""
     planner: PlannerConfig = field(default_factory=PlannerConfig)
-    """Latent model and planner, of the recovery kind latent-model."""
+    """Model and planner, of the recovery kinds model-based and latent-model."""
     relabel_actions: bool = True
     """Train the task policy on what it proposed; off for the ablation that trains it on what was executed."""
     risk_price: float = 0.0
@@ -257,7 +263,7 @@ class RecoveryRLConfig(RiskAwareConfig):
     def settings(self, *, images: bool) -> dict[str, Any]:
         """See ``AgentConfig``; without those of the planner where nobody plans."""
         settings = super().settings(images=images)
-        if self.recovery.kind != "latent-model":
+        if self.recovery.kind not in PLANNING_KINDS:
             del settings["planner"]
         return settings
 

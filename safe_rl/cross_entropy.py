@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -16,7 +17,30 @@ Cost = Callable[[Tensor], Tensor]
 """The costs (N, P) of ``P`` plans (N, P, horizon, act_dim) in each of ``N`` states."""
 
 
-def minimize(cost: Cost, starts: Tensor, config: PlannerConfig, noise: Tensor) -> Tensor:
+class Deadline:
+    """Tells whether there is time for one more iteration.
+
+    Args:
+        seconds: from now on.
+        clock: tells the time in seconds, once what was asked of the device is done.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._last = clock()
+        self._end = self._last + seconds
+        self._longest = 0.0
+
+    def allows_another(self) -> bool:
+        """Whether another iteration would be done in time, if it takes as long as the longest since the last call."""
+        now = self._clock()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        return now + self._longest <= self._end
+
+
+def minimize(
+    cost: Cost, starts: Tensor, config: PlannerConfig, noise: Tensor, deadline: Deadline | None = None
+) -> Tensor:
     """Searches for plans of least cost in ``N`` states side by side (CEM, as in PETS, arXiv 1805.12114).
 
     It begins at the start of least cost, draws plans around it, and moves towards the best of them. What comes back is
@@ -27,6 +51,7 @@ def minimize(cost: Cost, starts: Tensor, config: PlannerConfig, noise: Tensor) -
         starts: (N, S, horizon, act_dim) plans to begin at, the best of which is taken.
         config: Sizes of the search.
         noise: (iterations, N or 1, population, horizon, act_dim) standard normal numbers.
+        deadline: Ends the search between two iterations; what it has found by then counts.
 
     Returns:
         (N, horizon, act_dim) actions in [-1, 1].
@@ -35,6 +60,8 @@ def minimize(cost: Cost, starts: Tensor, config: PlannerConfig, noise: Tensor) -
     std = torch.full_like(mean, START_STD)
     plan = mean
     for drawn in noise:
+        if deadline is not None and not deadline.allows_another():
+            break
         plans = (mean[:, None] + std[:, None] * drawn).clamp(-1, 1)
         costs = _judged(cost, plans)
         found, value = _best(plans, costs)

@@ -20,6 +20,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
+from safe_rl.planner_config import PLANNING_KINDS
 from safe_rl.runner import Interrupt, Progress
 from safe_rl.runs import misfit_named, prepare_run_folder
 
@@ -142,7 +143,7 @@ def pretrain_safety(agent: RiskAwareAgent, run: Path, progress: Progress | None 
                 save_state(partial, {"agent": agent.state_dict(), "done": done})
             interrupt.raise_if_requested()
             if progress is not None:
-                part = "latent model" if risk_end <= done and risk_end < total else "risk critic and recovery policy"
+                part = "dynamics model" if risk_end <= done and risk_end < total else "risk critic and recovery policy"
                 progress(done, total, "encoder" if done < encoder_end else part)
     random = {"generator": agent.generator.get_state(), "replay": agent.replay.random_state}
     save_state(run / PRETRAINED, {"safety": agent.safety_state_dict(), "settings": _settings(agent), "random": random})
@@ -191,9 +192,11 @@ def _settings(agent: RiskAwareAgent) -> dict[str, Any]:
         settings["recovery.kind"] = recovery.kind
         if recovery.kind != "least-risky":
             settings["recovery.hidden_sizes"] = list(recovery.hidden_sizes)
-        if recovery.kind == "latent-model":
+        if recovery.kind in PLANNING_KINDS:
             planner = agent.config.planner
             settings |= {"planner.horizon": planner.horizon, "planner.hidden_sizes": list(planner.hidden_sizes)}
+        if recovery.kind == "model-based":
+            settings["planner.ensemble_size"] = agent.config.planner.ensemble_size
     if agent.image_shape is None:
         return settings
     encoder = agent.config.encoder

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 import torch
@@ -61,6 +61,11 @@ class RiskCritic(nn.Module):
 
     def _read(self, critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
+
+    def in_precision(self, precision: Precision) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """``forward`` with the products between hidden layers in another precision."""
+        critics = self.critics.in_precision(precision)
+        return lambda obs, action: critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
 
     @torch.no_grad()
     def target(self, batch: Batch, next_obs: torch.Tensor, next_action: torch.Tensor) -> torch.Tensor:

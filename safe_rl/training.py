@@ -19,6 +19,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
+from safe_rl.planner_config import PLANNING_KINDS
 from safe_rl.pretraining import load_pretrained, open_dataset, pretrain_safety, read_pretrained
 from safe_rl.rollout import EpisodeRecord
 from safe_rl.runner import EpisodeCallback, Progress, Runner
@@ -54,8 +55,7 @@ def train(
         EnvironmentFault: The environment failed; the state was saved, and ``resume`` goes on.
         KeyboardInterrupt: Ctrl-C; likewise.
     """
-    if run.workers > 0 and isinstance(agent_config, RecoveryRLConfig) and agent_config.recovery.kind == "latent-model":
-        raise UserError(f"--workers is {run.workers}: --recovery.kind latent-model trains in one process, with 0")
+    _require_one_planner(run, agent_config)
     torch.set_num_threads(run.threads)
     agent_config = agent_config.for_run(episodes=run.episodes, dataset=run.dataset is not None)
     with contextlib.ExitStack() as stack:
@@ -104,6 +104,20 @@ def train(
                 runner.load_state_dict(state["runner"])
         runner.run()
         return agent
+
+
+def _require_one_planner(run: RunConfig, config: AgentConfig) -> None:
+    """Raises ``UserError`` where a recovery that plans would have to do so in several places, or too often at once."""
+    if not isinstance(config, RecoveryRLConfig) or config.recovery.kind not in PLANNING_KINDS:
+        return
+    if run.workers > 0:
+        raise UserError(
+            f"--workers is {run.workers}: --recovery.kind {config.recovery.kind} trains in one process, with 0"
+        )
+    if run.num_envs > 1 and config.planner.budget_ms > 0:
+        raise UserError(
+            f"--num-envs is {run.num_envs}: --planner.budget-ms is the time of one plan, give 1 or leave it out"
+        )
 
 
 class ReadsOffline(Protocol):

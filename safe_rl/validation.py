@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from safe_rl.errors import UserError
@@ -19,9 +20,16 @@ def require_widths(section: str, sizes: tuple[int, ...]) -> None:
     require(all(size > 0 for size in sizes), section, "hidden_sizes", sizes, "positive widths")
 
 
-def require_defaults(section: str, given: Any, why: str) -> None:
-    """Raises ``UserError`` where settings that nothing would heed are given; ``why`` says for what reason."""
+def require_defaults(section: str, given: Any, why: str, names: Collection[str] | None = None) -> None:
+    """Raises ``UserError`` where settings that nothing would heed are given; ``why`` says for what reason.
+
+    Args:
+        section: Of the flags.
+        given: The settings.
+        why: They are not heeded.
+        names: Those of them that are not; all, where it is left out.
+    """
     defaults = vars(type(given)())
     for name, value in vars(given).items():
-        if value != defaults[name]:
+        if value != defaults[name] and (names is None or name in names):
             raise UserError(f"--{section}.{name.replace('_', '-')} is {value}: {why}")

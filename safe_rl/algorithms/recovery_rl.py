@@ -16,11 +16,12 @@ from safe_rl.algorithms.agent_state import Stateful
 from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import Metrics
 from safe_rl.config import RecoveryRLConfig
-from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import Batch
-from safe_rl.data.sequences import require_windows
 from safe_rl.errors import UserError
 from safe_rl.latent_recovery import LatentModelRecovery
+from safe_rl.model_recovery import ModelBasedRecovery
+from safe_rl.planner_config import MODEL_BASED_ALONE, PLANNING_KINDS
+from safe_rl.planning_recovery import PlanningRecovery
 from safe_rl.recovery import LeastRiskyRecovery, ModelFreeRecovery, QSamplingRecovery
 from safe_rl.risk import DiscreteRiskCritic
 from safe_rl.switch import Decision, Mode, RecoverySwitch
@@ -45,29 +46,56 @@ class RecoveryRLAgent(RiskAwareAgent):
         config = _suited(config, action_space)
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
         self.switch = RecoverySwitch(config.risk.eps_risk, config.risk.recovery_must_help)
-        self.recovery: ModelFreeRecovery | QSamplingRecovery | LatentModelRecovery | LeastRiskyRecovery
-        # Recovery IMPACT's settings have no planner.
-        if config.recovery.kind != "latent-model" and isinstance(config, RecoveryRLConfig):
-            require_defaults("planner", config.planner, f"--recovery.kind {config.recovery.kind} does not plan")
+        self.recovery = self._make_recovery()
+
+    def _make_recovery(self) -> ModelFreeRecovery | QSamplingRecovery | LeastRiskyRecovery:
+        """Builds the recovery policy of the settings' kind.
+
+        Raises:
+            UserError: It does not fit the observations, or a setting is not heeded or not to be met.
+        """
+        config, kind = self.config, self.config.recovery.kind
         if isinstance(self.risk_critic, DiscreteRiskCritic):
-            self.recovery = LeastRiskyRecovery(config.recovery, self.risk_critic)
-        elif config.recovery.kind == "model-free":
-            self.recovery = ModelFreeRecovery(
+            self._require_no_planner()
+            return LeastRiskyRecovery(config.recovery, self.risk_critic)
+        if kind == "model-free":
+            self._require_no_planner()
+            return ModelFreeRecovery(
                 self.state_dim, self.act_dim, config.recovery, self.risk_critic,
                 generator=self.init_generator, precision=config.precision, device=self.device,
             )  # fmt: skip
-        elif config.recovery.kind == "q-sampling":
-            self.recovery = QSamplingRecovery(self.act_dim, config.recovery, self.risk_critic)
-        else:
+        if kind == "q-sampling":
+            self._require_no_planner()
+            return QSamplingRecovery(self.act_dim, config.recovery, self.risk_critic)
+        self._require_planning(kind)
+        planning = ModelBasedRecovery if kind == "model-based" else LatentModelRecovery
+        return planning(
+            self.state_dim, self.act_dim, config.recovery, config.planner, self.risk_critic,
+            generator=self.init_generator, device=self.device,
+        )  # fmt: skip
+
+    def _require_no_planner(self) -> None:
+        if isinstance(self.config, RecoveryRLConfig):  # Recovery IMPACT's settings have no planner
+            why = f"--recovery.kind {self.config.recovery.kind} does not plan"
+            require_defaults("planner", self.config.planner, why)
+
+    def _require_planning(self, kind: str) -> None:
+        """Raises ``UserError`` where a recovery that plans is not for these observations or settings."""
+        if not isinstance(self.config, RecoveryRLConfig):
+            raise UserError(f"--recovery.kind is {kind}: only recovery-rl plans; choose model-free or q-sampling")
+        if kind == "latent-model":
             if self.image_shape is None:
                 raise UserError(
                     "--recovery.kind is latent-model: the observation is no image (Box of uint8, height x width x "
-                    "channels); choose model-free or q-sampling"
+                    "channels); choose model-based, model-free or q-sampling"
                 )
-            self.recovery = LatentModelRecovery(
-                self.state_dim, self.act_dim, config.recovery, config.planner, self.risk_critic,
-                generator=self.init_generator, device=self.device,
-            )  # fmt: skip
+            why = "--recovery.kind latent-model has one network, without noise"
+            require_defaults("planner", self.config.planner, why, MODEL_BASED_ALONE)
+        elif self.image_shape is not None:
+            raise UserError(
+                "--recovery.kind is model-based: the observation is an image; choose latent-model, model-free or "
+                "q-sampling"
+            )
 
     @torch.inference_mode()
     def watch(self, obs: npt.NDArray[Any], task_action: npt.NDArray[np.float32], *, explore: bool) -> Decision:
@@ -159,38 +187,37 @@ class RecoveryRLAgent(RiskAwareAgent):
         """See ``RiskAwareAgent``.
 
         Raises:
-            UserError: A latent model is to be learned, and no transitions follow each other for long enough.
+            UserError: A model is to be learned, and the transitions are not fit for it.
         """
         super().add_offline(transitions)
-        if isinstance(self.recovery, LatentModelRecovery):
-            require_windows(self._image_replay(), self.config.planner.horizon)
+        if isinstance(self.recovery, PlanningRecovery):
+            self.recovery.require_data(self.replay)
 
     @property
     def num_recovery_steps(self) -> int:
         """See ``RiskAwareAgent``."""
-        return self.config.planner.pretrain_steps if isinstance(self.recovery, LatentModelRecovery) else 0
+        return self.config.planner.pretrain_steps if isinstance(self.recovery, PlanningRecovery) else 0
 
     def pretrain_recovery(self, steps: int) -> Iterator[Metrics]:
         """See ``RiskAwareAgent``."""
-        if steps > 0 and isinstance(self.recovery, LatentModelRecovery):
-            yield from self.recovery.fit(self.risk_encoder, self._image_replay(), steps, self.generator)
+        if steps > 0 and isinstance(self.recovery, PlanningRecovery):
+            yield from self.recovery.fit(self.risk_encoder, self.replay, steps, self.generator)
 
     def observe(self, transitions: Transitions) -> None:
-        """See ``SACAgent``; every so many episodes a latent model is refreshed."""
+        """See ``SACAgent``; where episodes end plans are forgotten, and every so many of them a model is refreshed."""
         super().observe(transitions)
-        if isinstance(self.recovery, LatentModelRecovery) and self.config.risk.update_online:
-            ended = int((transitions.terminated | transitions.truncated).sum())
-            self.recovery.refresh(ended, self.risk_encoder, self._image_replay(), self.generator)
+        if not isinstance(self.recovery, PlanningRecovery):
+            return
+        ended = int((transitions.terminated | transitions.truncated).sum())
+        if ended > 0:
+            self.recovery.episodes_ended()
+        if self.config.risk.update_online:
+            self.recovery.refresh(ended, self.risk_encoder, self.replay, self.generator)
 
     def update(self) -> Metrics:
         """See ``SACAgent``."""
         metrics = super().update()
-        return metrics | self.recovery.metrics if isinstance(self.recovery, LatentModelRecovery) else metrics
-
-    def _image_replay(self) -> ImageReplayBuffer:
-        if not isinstance(self.replay, ImageReplayBuffer):
-            raise TypeError("a latent model learns from a replay of images")
-        return self.replay
+        return metrics | self.recovery.metrics if isinstance(self.recovery, PlanningRecovery) else metrics
 
     def _next_action(
         self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None
@@ -230,9 +257,9 @@ def _suited(config: RecoveryRLConfig, action_space: gym.Space[Any]) -> RecoveryR
                 "--recovery.kind is least-risky: the actions are not Discrete; choose model-free or q-sampling"
             )
         return config
-    if config.recovery.kind == "latent-model":
+    if config.recovery.kind in PLANNING_KINDS:
         raise UserError(
-            f"--recovery.kind is latent-model: it plans continuous actions, not {action_space}; leave it out, the "
-            "least risky action is then taken"
+            f"--recovery.kind is {config.recovery.kind}: it plans continuous actions, not {action_space}; "
+            "leave it out, the least risky action is then taken"
         )
     return dataclasses.replace(config, recovery=dataclasses.replace(config.recovery, kind="least-risky"))

@@ -14,6 +14,7 @@ on one thread, batch 256, hidden 256; see ``docs/results/learner_speed.md``):
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -72,8 +73,7 @@ class StackedMLP(nn.Module):
         self.num_members = num_members
         self.sizes = (input_size, *hidden_sizes, output_size)
         self.precision = precision
-        num_layers = len(self.sizes) - 1
-        self._low = tuple(precision == "bfloat16" and 0 < i < num_layers - 1 for i in range(num_layers))
+        self._low = _low_layers(precision, len(self.sizes) - 1)
         lengths = ((i * o, o) for i, o in itertools.pairwise(self.sizes))
         self._lengths = tuple(itertools.chain.from_iterable(lengths))
         self.flat = nn.Parameter(torch.empty(num_members * sum(self._lengths)))
@@ -259,9 +259,23 @@ class StackedMLP(nn.Module):
                 grad = grad.to(layers[index].weight.dtype)
         return grad
 
+    def in_precision(self, precision: str) -> StackedMLP:
+        """The same parameters, evaluated in another precision: for who only reads them."""
+        if precision == self.precision:
+            return self
+        view = copy.copy(self)  # shares the registered parameters, not the caches
+        view.precision = precision
+        view._low = _low_layers(precision, len(self.sizes) - 1)
+        return view
+
     def extra_repr(self) -> str:
         """Describes the shape when the module is printed."""
         return f"num_members={self.num_members}, sizes={self.sizes}, precision={self.precision!r}"
+
+
+def _low_layers(precision: str, count: int) -> tuple[bool, ...]:
+    """Which of ``count`` layers have their products in bfloat16."""
+    return tuple(precision == "bfloat16" and 0 < i < count - 1 for i in range(count))
 
 
 class _Differentiable(torch.autograd.Function):

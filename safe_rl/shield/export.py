@@ -115,9 +115,9 @@ def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions, checkpoi
             f"{run.path} chooses among discrete actions, which a bundle cannot hold: train in an environment whose "
             "actions are a Box"
         )
-    if recovery == "latent-model":
+    if recovery == "model-based" or recovery == "latent-model":  # spelt out so that mypy narrows it
         raise UserError(
-            f"{run.path} recovers by a latent model, which a bundle cannot hold: "
+            f"{run.path} recovers by planning ({recovery}), which a bundle cannot hold: "
             "train with --recovery.kind model-free or q-sampling"
         )
     env = run.make_env()

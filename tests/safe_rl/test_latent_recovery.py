@@ -17,10 +17,11 @@ from safe_rl.cli.main import main
 from safe_rl.config import RecoveryConfig, RecoveryRLConfig
 from safe_rl.data.sequences import feature_sequences
 from safe_rl.errors import UserError
-from safe_rl.latent_recovery import NUM_REMEMBERED, LatentModelRecovery
+from safe_rl.latent_recovery import LatentModelRecovery
 from safe_rl.methods import make_agent
 from safe_rl.nets.latent_dynamics import relative_errors
 from safe_rl.planner_config import PlannerConfig
+from safe_rl.planning_recovery import NUM_REMEMBERED
 from safe_rl.pretraining import PARTIAL, pretrain_safety
 
 ENV = Seen()
@@ -80,31 +81,31 @@ def test_a_model_that_is_not_asked_beyond_the_first_step_with_horizon_one():
 def test_the_last_plan_is_a_start_where_it_is_good_and_only_there():
     made = recovery(iterations=1, population=2, elites=1)
     good = torch.tensor([[0.6, -0.4], [0.0, 0.0]])
-    made.plans[1, 3] = good  # what brings the first state to the goal
+    made.plans[3] = good  # what brings the first state to the goal
     noise = generator(3)
-    first = made.cost(STATES[:1], made.plan(STATES[:1], noise, made.plans[1])[:, None])
+    first = made.cost(STATES[:1], made.plan(STATES[:1], noise, made.plans)[:, None])
     assert first.item() <= made.cost(STATES[:1], good[None, None]).item() + 1e-6
     bad = recovery(iterations=1, population=2, elites=1)
-    bad.plans[1] = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])
+    bad.plans[:] = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])
     standing = made.cost(STATES, torch.zeros(3, 1, 2, 2))
-    assert (bad.cost(STATES, bad.plan(STATES, noise, bad.plans[1])[:, None]) <= standing).all()
+    assert (bad.cost(STATES, bad.plan(STATES, noise, bad.plans)[:, None]) <= standing).all()
 
 
 def test_plans_are_remembered_one_step_on():
     made = recovery(horizon=3)
-    plans = made.plan(STATES, generator(), made.plans[1])
-    assert torch.equal(made.plans[1, :3], plans[:, [1, 2, 2]])
-    assert not made.plans[1, 3:].any()
-    made.plan(STATES[:1].repeat(NUM_REMEMBERED + 2, 1), generator(), made.plans[1])
-    assert made.plans.shape == (2, NUM_REMEMBERED, 3, 2)
+    plans = made.plan(STATES, generator(), made.plans)
+    assert torch.equal(made.plans[:3], plans[:, [1, 2, 2]])
+    assert not made.plans[3:].any()
+    made.plan(STATES[:1].repeat(NUM_REMEMBERED + 2, 1), generator(), made.plans)
+    assert made.plans.shape == (NUM_REMEMBERED, 3, 2)
 
 
 def test_an_evaluation_changes_nothing_of_the_training():
     made, rng = recovery(), generator()
     made.act(STATES, rng, explore=True)
-    plans, state = made.plans[1].clone(), rng.get_state()
+    plans, state = made.plans.clone(), rng.get_state()
     made.act(STATES, rng, explore=False)
-    assert torch.equal(made.plans[1], plans)
+    assert torch.equal(made.plans, plans)
     assert torch.equal(rng.get_state(), state)
 
 
@@ -247,7 +248,7 @@ def test_a_pretraining_cut_within_the_model_goes_on_as_if_it_had_not(tmp_path, m
     whole, cut, resumed = filled(**changes), filled(**changes), filled(**changes)
     told: list[tuple[int, int, str]] = []
     pretrain_safety(whole, tmp_path / "whole", lambda *args: told.append(args))
-    assert [status for *_, status in told] == ["risk critic and recovery policy"] * 5 + ["latent model"] * 13
+    assert [status for *_, status in told] == ["risk critic and recovery policy"] * 5 + ["dynamics model"] * 13
     with pytest.raises(Kill):
         pretrain_safety(cut, tmp_path / "run", kill)
     assert (tmp_path / "run" / PARTIAL).is_dir()
@@ -314,7 +315,7 @@ def test_through_the_commands_resumed_and_refused(tmp_path, capsys):
     assert safe_rl("evaluate", tmp_path / "whole", "--episodes", 2) == 0
     line = refused("export", tmp_path / "whole", "--output", tmp_path / "bundle")
     assert line.startswith("safe-rl: error: ")
-    assert "recovers by a latent model, which a bundle cannot hold" in line
+    assert "recovers by planning (latent-model), which a bundle cannot hold" in line
     new = (*data, "--output", tmp_path / "new", *NETWORKS)
     assert "--workers is 1: --recovery.kind latent-model" in refused("train", "recovery-rl", *env, *new, "--workers", 1)
     line = refused("train", "recovery-rl", *env, *new, "--pretrained", tmp_path / "pretrained", "--planner.horizon", 2)
