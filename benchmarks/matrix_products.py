@@ -14,7 +14,7 @@ Product = tuple[Tensor, Tensor, Tensor]
 def square_products(count: int, size: int, dtype: torch.dtype) -> Callable[[], None]:
     """``count`` products of ``size`` x ``size`` x ``size`` on the same three matrices, which stay in the cache."""
     a, b, out = (torch.randn(size, size).to(dtype) for _ in range(3))
-    return _runner([(a, b, out)] * count)
+    return products_runner([(a, b, out)] * count)
 
 
 def learner_products(
@@ -53,7 +53,7 @@ def learner_products(
     for network in risks:
         products += batch.forward(network) + batch.backward(network, weights=False, inputs=True)
     products += batch.backward(recovery, weights=True, inputs=False)
-    return _runner(products)
+    return products_runner(products)
 
 
 class _Network:
@@ -106,9 +106,11 @@ class _Activations:
         return products
 
 
-def _runner(products: list[Product]) -> Callable[[], None]:
+def products_runner(products: list[Product]) -> Callable[[], None]:
+    """Computes the products one after the other; of stacks of matrices all of a stack at once."""
+
     def run() -> None:
         for a, b, out in products:
-            torch.mm(a, b, out=out)
+            (torch.bmm if a.dim() == 3 else torch.mm)(a, b, out=out)
 
     return run

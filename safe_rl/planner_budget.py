@@ -17,6 +17,8 @@ MARGIN = 1.1
 """A search counts as so many times as long as it was measured, for what the machine does besides."""
 REPEATS = 5
 """Plans that are timed, once the search is warm; their median counts."""
+HOPELESS = 4
+"""A plan that takes so many budgets does not do so for being the first: it is not timed again."""
 LEAST_POPULATION = 25
 """No smaller population is tried."""
 
@@ -34,16 +36,21 @@ def search_within(
     Raises:
         UserError: Not even the smallest search does.
     """
-    for search in cuts(planner, particles=particles):
-        needed_ms = _needed_ms(search, planner.budget_ms, duration)
-        words = describe(search, particles=particles)
-        if needed_ms <= planner.budget_ms:
-            logger.info("planner: %s within %g ms (%.1f with a margin)", words, planner.budget_ms, needed_ms)
+    budget_ms, tried = planner.budget_ms, cuts(planner, particles=particles)
+    least_ms = _needed_ms(tried[-1], budget_ms, duration)
+    if least_ms > budget_ms:
+        raise UserError(
+            f"--planner.budget-ms is {budget_ms:g}: the smallest search ({describe(tried[-1], particles=particles)}) "
+            f"needs more here; give at least {math.ceil(least_ms)}, or a shorter --planner.horizon or smaller "
+            "--planner.hidden-sizes"
+        )
+    for search in tried[:-1]:
+        needed_ms = _needed_ms(search, budget_ms, duration)
+        if needed_ms <= budget_ms:
+            words = describe(search, particles=particles)
+            logger.info("planner: %s within %g ms (%.1f with a margin)", words, budget_ms, needed_ms)
             return search
-    raise UserError(
-        f"--planner.budget-ms is {planner.budget_ms:g}: the smallest search ({words}) needs more here; give at least "
-        f"{math.ceil(needed_ms)}, or a shorter --planner.horizon or smaller --planner.hidden-sizes"
-    )
+    return tried[-1]
 
 
 def cuts(planner: PlannerConfig, *, particles: bool) -> list[PlannerConfig]:
@@ -73,7 +80,8 @@ def describe(search: PlannerConfig, *, particles: bool) -> str:
 
 def _needed_ms(search: PlannerConfig, budget_ms: float, duration: Callable[[PlannerConfig], float]) -> float:
     """What a search takes, with a margin; one that is far from its budget is not timed again."""
-    first = 1e3 * min(duration(search), duration(search))
-    if first > 3 * budget_ms:
-        return MARGIN * first
+    first = 1e3 * duration(search)
+    if first > HOPELESS * budget_ms and search.iterations > 1:
+        return first
+    duration(search)
     return MARGIN * 1e3 * statistics.median(duration(search) for _ in range(REPEATS))
