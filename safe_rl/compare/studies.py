@@ -61,6 +61,7 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
     "recovery": (
         _recovery_rl("model-free", "--recovery.kind model-free"),
         _recovery_rl("Q-sampling", "--recovery.kind q-sampling"),
+        _recovery_rl("model-based", "--recovery.kind model-based"),
     ),
     # The paper's ablations.
     "ablations": (
