@@ -162,18 +162,25 @@ PAPER_EXCEPTIONS: dict[str, dict[str, Settings]] = {
     },
     "safe_rl/ObjectExtractionDynamic-v0": {"rspo": _RISK_BY_DEFAULT},
 }
+PAPER_PLANNING: dict[str, Settings] = {
+    "safe_rl/Maze-v0": {"planner.horizon": 15},
+    "safe_rl/ObjectExtraction-v0": {**_RISK_OF_PLANNING, "planner.horizon": 15},
+    "safe_rl/ObjectExtractionDynamic-v0": {"risk.gamma_risk": 0.85, "risk.eps_risk": 0.35, "planner.horizon": 15},
+}
+"""The paper's of Recovery RL with model-based recovery; elsewhere the horizon is 5, and the rest as model-free."""
 _FASTER_PRICE: Settings = {"multiplier.learning_rate": 1e-3}
 """At the paper's rate the price hardly moves within some thousand steps."""
 TUNED_METHODS: dict[str, Settings] = {"lagrangian": _FASTER_PRICE, "sqrl": _FASTER_PRICE, "rcpo": _FASTER_PRICE}
 
 
-def preset_config(method: str, env: str, name: str) -> AgentConfig:
+def preset_config(method: str, env: str, name: str, *, recovery: str | None = None) -> AgentConfig:
     """Returns the method's settings under a preset; those of sections that the method lacks are passed over.
 
     Args:
         method: Name of the method.
         env: Name of the environment; one without settings of its own gets those of all environments.
         name: Name of the preset.
+        recovery: The recovery kind, where it is known; with model-based the paper has settings of its own.
 
     Raises:
         UserError: The method or the preset is unknown.
@@ -181,6 +188,8 @@ def preset_config(method: str, env: str, name: str) -> AgentConfig:
     if name not in get_args(PresetName):
         raise UserError(f"--preset is {name}: choose from {', '.join(get_args(PresetName))}")
     settings = {**preset(name, env), **preset_of_method(name, env, method)}
+    if name == "paper" and recovery == "model-based" and method == "recovery-rl":
+        settings |= PAPER_PLANNING.get(env.partition("?")[0], {})
     config: AgentConfig = settings_of(get_method(method).config, settings)
     return config
 

@@ -109,7 +109,8 @@ def pretrain_main(argv: list[str]) -> int:
 
 def parse_arguments(method: str, run_type: type[Any], argv: list[str], prog: str) -> Any:
     """Parses the flags of a run and of a method, on top of the preset for its environment."""
-    settings = preset_config(method, _flag(argv, "--env") or "", _flag(argv, "--preset") or "tuned")
+    recovery = _flag(argv, "--recovery") or _flag(argv, "--recovery.kind")
+    settings = preset_config(method, _flag(argv, "--env") or "", _flag(argv, "--preset") or "tuned", recovery=recovery)
     return _parse_run(argv, prog, method, run_type, settings, get_method(method).help)
 
 

@@ -24,6 +24,7 @@ from safe_rl.presets import (
     PAPER,
     PAPER_COMMON,
     PAPER_EXCEPTIONS,
+    PAPER_PLANNING,
     PRICES,
     TUNED,
     TUNED_COMMON,
@@ -195,7 +196,9 @@ def test_the_edges_of_the_ranges_are_allowed(make):
 # ------------------------------------------------------------------------------------------ presets and methods
 
 
-@pytest.mark.parametrize("settings", [PAPER_COMMON, TUNED_COMMON, *PAPER.values(), *TUNED.values()], ids=str)
+@pytest.mark.parametrize(
+    "settings", [PAPER_COMMON, TUNED_COMMON, *PAPER.values(), *PAPER_PLANNING.values(), *TUNED.values()], ids=str
+)
 def test_presets_name_only_fields_that_exist(settings):
     for dotted in settings:
         section, _, field = dotted.rpartition(".")
@@ -245,6 +248,18 @@ def test_the_papers_settings():
     assert (extraction.risk.gamma_risk, extraction.risk.eps_risk, extraction.multiplier.initial) == (0.75, 0.25, 50)
     assert preset_config("rspo", "safe_rl/Maze-v0", "paper").schedule.start == 200
     assert preset_config("reward-penalty", "safe_rl/Navigation2-v0", "paper").penalty == 3000
+
+
+def test_the_papers_horizons_and_thresholds_of_planning():
+    def made(env: str, kind: str | None = "model-based") -> tuple[int, float, float]:
+        config = preset_config("recovery-rl", f"safe_rl/{env}", "paper", recovery=kind)
+        return config.planner.horizon, config.risk.gamma_risk, config.risk.eps_risk
+
+    assert made("Navigation2-v0") == (5, 0.65, 0.2)
+    assert made("Maze-v0") == (15, 0.5, 0.15)
+    assert made("ObjectExtraction-v0") == (15, 0.75, 0.25)
+    assert made("ObjectExtractionDynamic-v0") == (15, 0.85, 0.35)
+    assert made("ObjectExtraction-v0", "model-free") == made("ObjectExtraction-v0", None) == (5, 0.85, 0.35)
 
 
 def test_an_unknown_preset():
