@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -66,13 +67,18 @@ class RiskCriticConfig:
     learning_rate: float = 3e-4
     """Adam step size of the critics."""
     num_critics: int = 2
-    """Size of the ensemble; its largest value counts (pessimism)."""
+    """Size of the ensemble."""
+    quantile: float = 1.0
+    """Which member counts, in order of their values: 1 the largest (pessimism), 0.5 the one in the middle, 0 the least."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
     loss: Literal["mse", "cross-entropy"] = "mse"
     """Squared error as in the paper, or cross-entropy against the bootstrapped probability."""
     pretrain_proposal: Literal["policy", "uniform"] = "policy"
     """What proposes the next action while no task policy is trained yet: the fresh policy, or uniform actions."""
+    conservatism: float = 0.0
+    """Weight in pretraining of a term that raises the risk of what is proposed over that of what the data show (CSC,
+    arXiv 2010.14497); 0 for none."""
     positive_fraction: float | None = None
     """Share of violating transitions in each risk batch (default: as they come)."""
     pretrain_steps: int = 10_000
@@ -87,10 +93,17 @@ class RiskCriticConfig:
         require(0 < self.tau <= 1, "risk", "tau", self.tau, "above 0 and at most 1")
         require(self.learning_rate > 0, "risk", "learning_rate", self.learning_rate, "positive")
         require(self.num_critics >= 1, "risk", "num_critics", self.num_critics, "at least 1")
+        require(0 <= self.quantile <= 1, "risk", "quantile", self.quantile, "between 0 and 1")
+        require(self.conservatism >= 0, "risk", "conservatism", self.conservatism, "at least 0")
         require_widths("risk", self.hidden_sizes)
         fraction = self.positive_fraction
         require(fraction is None or 0 < fraction < 1, "risk", "positive_fraction", fraction, "between 0 and 1")
         require(self.pretrain_steps >= 0, "risk", "pretrain_steps", self.pretrain_steps, "at least 0")
+
+    @property
+    def rank(self) -> int:
+        """The place of the member that counts, in order of their values; the next higher where it is between two."""
+        return math.ceil(self.quantile * (self.num_critics - 1))
 
 
 @dataclass

@@ -18,10 +18,13 @@ from safe_rl.nets.optim import FlatAdam, polyak_update
 
 
 class RiskCritic(nn.Module):
-    """``Q_risk(s, a) = E[sum_t gamma_risk^t C(s_t)]`` in [0, 1], an ensemble read pessimistically.
+    """``Q_risk(s, a) = E[sum_t gamma_risk^t C(s_t)]`` in [0, 1], an ensemble read pessimistically: by its largest, or another quantile.
 
     Recovery RL (arXiv 2010.15920), section III-B. Trained towards
     ``y = c + (1 - c) * gamma_risk * max_i Q'_i(s', a')``, where ``a'`` is what will be executed next.
+
+    The discounted safety Bellman backup (Fisac and others, ICRA 2019), ``(1 - gamma) l + gamma max(l, V')``, which remembers
+    the worst state instead of summing, is this target where the margin ``l`` takes two values, as the cost does.
     """
 
     discrete: ClassVar[bool] = False
@@ -56,16 +59,16 @@ class RiskCritic(nn.Module):
         return self.critics(torch.cat([obs, action], dim=1)).squeeze(-1)
 
     def forward(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """``Q_risk`` (B,) in [0, 1], the largest of the ensemble; gradients reach the action, not the critics."""
+        """``Q_risk`` (B,) in [0, 1], as the ensemble is read; gradients reach the action, not the critics."""
         return self._read(self.critics, obs, action)
 
     def _read(self, critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
+        return critics.ranked(torch.cat([obs, action], dim=1), self.config.rank).sigmoid()
 
     def in_precision(self, precision: Precision) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """``forward`` with the products between hidden layers in another precision."""
         critics = self.critics.in_precision(precision)
-        return lambda obs, action: critics.extreme(torch.cat([obs, action], dim=1), largest=True).sigmoid()
+        return lambda obs, action: critics.ranked(torch.cat([obs, action], dim=1), self.config.rank).sigmoid()
 
     @torch.no_grad()
     def target(self, batch: Batch, next_obs: torch.Tensor, next_action: torch.Tensor) -> torch.Tensor:
@@ -80,6 +83,15 @@ class RiskCritic(nn.Module):
         if self.config.loss == "mse":
             return functional.mse_loss(logits.sigmoid(), target, reduction="sum") / logits.shape[1]
         return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / logits.shape[1]
+
+    def optimism(self, obs: torch.Tensor, action: torch.Tensor, proposal: torch.Tensor) -> torch.Tensor:
+        """How much less risky the members call proposals (B, act_dim) than the data's actions, on average; summed.
+
+        Times ``conservatism`` it is the regulariser of conservative safety critics (arXiv 2010.14497, eq. 2), which
+        overestimates the risk of what a policy proposes and the data do not show.
+        """
+        of_data, of_proposals = (self.logits(obs, actions).sigmoid().mean(1) for actions in (action, proposal))
+        return (of_data - of_proposals).sum()
 
     def make_optimizer(self, encoders: Iterable[nn.Module] = ()) -> FlatAdam:
         """The optimiser of the critics, and of what they look through."""
@@ -102,8 +114,8 @@ class DiscreteRiskCritic(RiskCritic):
     targets: ActionValues
 
     def _read(self, critics: ActionValues, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return (critics.extremes(obs, largest=True).sigmoid() * action).sum(1)
+        return (critics.all_ranked(obs, self.config.rank).sigmoid() * action).sum(1)
 
     def least_risky(self, obs: torch.Tensor) -> torch.Tensor:
         """The action of least ``Q_risk`` for observations (B, obs_dim), as one-hot rows (B, n)."""
-        return one_hot(-self.critics.extremes(obs, largest=True))
+        return one_hot(-self.critics.all_ranked(obs, self.config.rank))

@@ -223,7 +223,7 @@ class RecoveryRLAgent(RiskAwareAgent):
         self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The composite backup: what the switch would execute next (as an option, what the task policy proposes)."""
-        proposal = super()._next_action(next_obs, pretraining, images)
+        proposal = self._proposal(next_obs, pretraining, images)
         if self.config.risk.backup == "task":
             return proposal
         risk = self.risk_critic(next_obs, proposal)

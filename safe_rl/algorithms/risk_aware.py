@@ -178,10 +178,14 @@ class RiskAwareAgent(SACAgent):
         """One step of the risk critic; returns its metrics and what it saw (B, state_dim), without gradient."""
         batch = self._augmented(batch)
         obs, next_obs = self._look(self.risk_encoder, batch)
-        images = None if self.risk_encoder is self.encoder else batch.next_obs
+        apart = self.risk_encoder is not self.encoder
         with torch.no_grad():
-            next_action = self._next_action(next_obs, pretraining, images)
+            next_action = self._next_action(next_obs, pretraining, batch.next_obs if apart else None)
         loss = self.risk_critic.loss(obs, batch.action, self.risk_critic.target(batch, next_obs, next_action))
+        if pretraining and self.config.risk.conservatism > 0:
+            with torch.no_grad():
+                proposal = self._proposal(obs, pretraining, batch.obs if apart else None)
+            loss = loss + self.config.risk.conservatism * self.risk_critic.optimism(obs, batch.action, proposal)
         self.risk_optimizer.step(loss)
         self.risk_critic.update_targets()
         return {"risk/loss": loss.detach()}, obs.detach()
@@ -197,18 +201,22 @@ class RiskAwareAgent(SACAgent):
     def _next_action(
         self, next_obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What will be executed in the next states: here what the task policy proposes.
+        """What will be executed in the next states: here what is proposed; for the arguments see ``_proposal``."""
+        return self._proposal(next_obs, pretraining, images)
+
+    def _proposal(self, obs: torch.Tensor, pretraining: bool, images: torch.Tensor | None) -> torch.Tensor:
+        """What the task policy proposes (B, act_dim).
 
         Args:
-            next_obs: (B, state_dim) what the risk critic sees of them.
+            obs: (B, state_dim) what the risk critic sees of the states.
             pretraining: Before any task learning.
             images: (B, obs_dim) the states themselves, where the task policy looks through an encoder of its own.
         """
         if pretraining and self.config.risk.pretrain_proposal == "uniform":
-            return self._uniform(len(next_obs))
+            return self._uniform(len(obs))
         if images is not None:
-            next_obs = self.encoder(images)
-        return self.actor.sample_action(next_obs, self._noise(len(next_obs)))
+            obs = self.encoder(images)
+        return self.actor.sample_action(obs, self._noise(len(obs)))
 
     # ------------------------------------------------------------------- state
 

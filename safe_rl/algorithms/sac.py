@@ -247,7 +247,7 @@ class SACAgent(AgentState):
         """``sum_i mean (Q_i(s, a_task) - y)^2 / 2``, ``y = r + gamma (min_i Q'_i(s', a') - alpha log pi(a'|s'))``."""
         with torch.no_grad():
             next_action, next_log_prob = self.actor.sample(next_obs, self._noise(len(next_obs)))
-            next_q = self.critic_targets.extreme(torch.cat([next_obs, next_action], dim=1), largest=False)
+            next_q = self.critic_targets.ranked(torch.cat([next_obs, next_action], dim=1), 0)
             next_value = next_q - self._alpha * next_log_prob
             target = self._task_reward(batch, obs) + self.config.sac.gamma * (1 - self._ends_value(batch)) * next_value
         q = self._q(self.critics, obs, batch.task_action)
@@ -264,7 +264,7 @@ class SACAgent(AgentState):
             action: (B, act_dim) actions that the actor draws there; the probabilities of all where they are discrete.
             log_prob: (B,) their log-densities, or the expected ones.
         """
-        q = self.critics.extreme(torch.cat([obs, action], dim=1), largest=False)
+        q = self.critics.ranked(torch.cat([obs, action], dim=1), 0)
         return (self._alpha * log_prob - q).mean()
 
     def _task_reward(self, batch: Batch, obs: torch.Tensor) -> torch.Tensor:

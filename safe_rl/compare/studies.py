@@ -87,6 +87,17 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         )
         for value in values
     ),
+    # Beyond the paper: what a risk critic is taught, how an ensemble is read, how fast it follows.
+    "critics": (
+        _recovery_rl("tuned", ""),
+        _recovery_rl("squared error", "--risk.loss mse"),
+        _recovery_rl("8 critics, the largest", "--risk.num-critics 8"),
+        _recovery_rl("8 critics, quantile 0.75", "--risk.num-critics 8 --risk.quantile 0.75"),
+        _recovery_rl("conservative pretraining", "--risk.conservatism 0.5"),
+        _recovery_rl("faster targets", "--risk.tau 0.02"),
+        _recovery_rl("faster critics", "--risk.learning-rate 1e-3"),
+        _recovery_rl("both faster", "--risk.tau 0.02 --risk.learning-rate 1e-3"),
+    ),
     # The tuned settings with one thing undone or changed.
     "tuning": (
         _recovery_rl("tuned", ""),

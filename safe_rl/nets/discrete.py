@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from safe_rl.nets.mlp import StackedMLP
+from safe_rl.nets.mlp import StackedMLP, of_rank
 
 
 class ActionValues(StackedMLP):
@@ -42,19 +42,18 @@ class ActionValues(StackedMLP):
         obs, action = self._parts(x)
         return (super().forward(obs, freeze=freeze) * action).sum(-1, keepdim=True)
 
-    def extreme(self, x: Tensor, *, largest: bool) -> Tensor:
-        """``sum_a p_a min_i Q_i(s, a)`` (B,), or of the largest; the gradient reaches ``p`` and nothing else.
+    def ranked(self, x: Tensor, rank: int) -> Tensor:
+        """``sum_a p_a min_i Q_i(s, a)`` (B,), or of another rank; the gradient reaches ``p`` and nothing else.
 
-        See ``forward`` for ``x``. The least is taken of each action, before the sum (arXiv 1910.07207).
+        See ``forward`` for ``x``. The critics are ranked for each action, before the sum (arXiv 1910.07207).
         """
         obs, action = self._parts(x)
-        return (self.extremes(obs, largest=largest) * action).sum(-1)
+        return (self.all_ranked(obs, rank) * action).sum(-1)
 
     @torch.no_grad()
-    def extremes(self, obs: Tensor, *, largest: bool) -> Tensor:
-        """``min_i Q_i(s, a)``, or the largest, of all actions: (B, n) for observations (B, obs_dim)."""
-        values = self._evaluate(obs, None)
-        return values.amax(0) if largest else values.amin(0)
+    def all_ranked(self, obs: Tensor, rank: int) -> Tensor:
+        """``min_i Q_i(s, a)``, or of another rank, of all actions: (B, n) for observations (B, obs_dim)."""
+        return of_rank(self._evaluate(obs, None), rank)[0]
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         obs_dim = self.sizes[0]

@@ -176,23 +176,22 @@ class StackedMLP(nn.Module):
             return output
         return self._evaluate(x, None)
 
-    def extreme(self, x: Tensor, *, largest: bool) -> Tensor:
-        """The least (or largest) of the members' single outputs, with frozen parameters: what an actor climbs.
+    def ranked(self, x: Tensor, rank: int) -> Tensor:
+        """One of the members' single outputs by its rank, with frozen parameters: what an actor climbs.
 
         A row's gradient passes through one member only, so that the backward pass costs as much as one member's.
 
         Args:
             x: (B, input_size) input.
-            largest: take the largest output instead of the least.
+            rank: 0 for the least output, ``num_members - 1`` for the largest.
 
         Returns:
             (B,)
         """
         if torch.is_grad_enabled() and x.requires_grad:
-            extreme: Tensor = _Extreme.apply(x, self.flat.detach(), self, largest)
-            return extreme
-        values = self._evaluate(x, None).squeeze(-1)
-        return values.amax(0) if largest else values.amin(0)
+            value: Tensor = _Ranked.apply(x, self.flat.detach(), self, rank)
+            return value
+        return of_rank(self._evaluate(x, None).squeeze(-1), rank)[0]
 
     def _evaluate(self, x: Tensor, saved: list[Tensor] | None) -> Tensor:
         """Returns (num_members, B, output_size); appends the input of every layer of every unit to ``saved``."""
@@ -312,17 +311,24 @@ class _Differentiable(torch.autograd.Function):
         return (x_grad.sum(0) if ctx.shared_input else x_grad), flat_grad, None
 
 
-class _Extreme(torch.autograd.Function):
-    """``StackedMLP.extreme``, once differentiable."""
+def of_rank(values: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The value of a rank along the first axis (0 is the least), and where it stands; the ends are the cheapest."""
+    if rank == len(values) - 1:
+        return tuple(values.max(0))
+    return tuple(values.min(0) if rank == 0 else values.kthvalue(rank + 1, 0))
+
+
+class _Ranked(torch.autograd.Function):
+    """``StackedMLP.ranked``, once differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, flat: Tensor, module: StackedMLP, largest: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, flat: Tensor, module: StackedMLP, rank: int) -> Tensor:
         saved: list[Tensor] = []
         values = module._evaluate(x, saved).squeeze(-1)
-        extreme, member = values.max(0) if largest else values.min(0)
+        value, member = of_rank(values, rank)
         ctx.save_for_backward(flat, member, *saved)
         ctx.module = module
-        return extreme
+        return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable

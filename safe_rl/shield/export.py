@@ -120,6 +120,11 @@ def _describe(run: Run, agent: RecoveryRLAgent, options: ExportOptions, checkpoi
             f"{run.path} recovers by planning ({recovery}), which a bundle cannot hold: "
             "train with --recovery.kind model-free or q-sampling"
         )
+    if agent.config.risk.quantile != 1:
+        raise UserError(
+            f"{run.path} reads its ensemble by the quantile {agent.config.risk.quantile}, a bundle by the largest: "
+            "train with --risk.quantile 1"
+        )
     env = run.make_env()
     observation_space, action_space = env.observation_space, env.action_space
     env.close()

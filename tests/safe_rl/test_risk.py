@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from safe_rl.config import RiskConfig
 from safe_rl.data.replay_buffer import Batch
@@ -44,6 +46,44 @@ def constant_critic(members: list[float], targets: list[float], **config) -> Ris
 def test_the_largest_of_the_ensemble_counts():
     critic = constant_critic([0.2, 0.7, 0.4], [0.1, 0.1, 0.1])
     torch.testing.assert_close(critic(torch.randn(5, 2), torch.randn(5, 1)), torch.full((5,), 0.7))
+
+
+@pytest.mark.parametrize(
+    ("quantile", "expected"), [(1.0, 0.8), (0.75, 0.7), (0.6, 0.7), (0.5, 0.4), (0.2, 0.2), (0.0, 0.1)]
+)
+def test_a_quantile_of_the_ensemble_counts(quantile, expected):
+    members = [0.2, 0.7, 0.4, 0.1, 0.8]
+    critic = constant_critic(members, members, quantile=quantile, gamma_risk=0.5)
+    obs, action = torch.zeros(1, 2), torch.zeros(1, 1)
+    assert critic(obs, action).item() == pytest.approx(expected)
+    target = critic.target(batch(obs, [0], [0]), obs, action)
+    assert target.item() == pytest.approx(0.5 * expected)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 0.99), st.floats(0.001, 0.999), st.booleans(), st.booleans())
+def test_the_safety_bellman_backup_of_a_cost_is_this_target(gamma, next_risk, violates, ends):
+    """Fisac and others, ICRA 2019, with the worst as the largest: ``V = (1 - gamma) l + gamma max(l, V')``."""
+    critic = constant_critic([0.5], [next_risk], gamma_risk=gamma)
+    obs = torch.zeros(1, 2)
+    target = critic.target(batch(obs, [violates], [ends]), obs, torch.zeros(1, 1)).item()
+    safe, failed = -3.0, 5.0  # a margin of two values, whichever they are
+    margin, following = (failed if violates else safe), safe if ends else safe + (failed - safe) * next_risk
+    value = (1 - gamma) * margin + gamma * max(margin, following)
+    assert (value - safe) / (failed - safe) == pytest.approx(target, abs=1e-5)
+
+
+def test_how_optimistic_members_are_by_hand():
+    critic = constant_critic([0.5, 0.5], [0.5, 0.5])
+    with torch.no_grad():
+        for unit, slope in zip(critic.critics.units(), (2.0, -1.0), strict=True):
+            unit[0].weight[2, 0] = slope  # of the action
+    obs, action, proposal = torch.zeros(2, 2), torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
+    expected = sum(0.5 - (1 / (1 + math.exp(-slope)) + 0.5) / 2 for slope in (2.0, -1.0))
+    optimism = critic.optimism(obs, action, proposal)
+    assert optimism.item() == pytest.approx(expected, abs=1e-6)
+    optimism.backward()  # a step against it raises the risk of what is proposed
+    assert critic.critics.views_of(critic.critics.flat.grad)[0][0].weight[2, 0] < 0
 
 
 def test_the_target_by_hand():

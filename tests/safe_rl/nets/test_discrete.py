@@ -40,8 +40,8 @@ def test_a_one_hot_row_reads_its_column(members, count, rows, seed):
     expected = all_values(made, obs)[:, torch.arange(rows), number]
     x = torch.cat([obs, row], dim=1)
     torch.testing.assert_close(made(x).squeeze(-1), expected)
-    torch.testing.assert_close(made.extreme(x, largest=False), expected.amin(0))
-    torch.testing.assert_close(made.extreme(x, largest=True), expected.amax(0))
+    torch.testing.assert_close(made.ranked(x, 0), expected.amin(0))
+    torch.testing.assert_close(made.ranked(x, len(expected) - 1), expected.amax(0))
 
 
 @settings(max_examples=30, deadline=None)
@@ -58,16 +58,16 @@ def test_probabilities_read_the_weighted_sum(count, rows, seed):
 def test_the_least_is_taken_of_each_action_and_not_of_the_sum():
     made = constant([1.0, 5.0, 0.0], [3.0, 2.0, 0.0])
     x = torch.tensor([[0.0, 0.5, 0.25, 0.25]])
-    assert made.extreme(x, largest=False).item() == pytest.approx(0.5 * 1 + 0.25 * 2)  # the sums are 1.75 and 2.0
-    assert made.extreme(x, largest=True).item() == pytest.approx(0.5 * 3 + 0.25 * 5)
+    assert made.ranked(x, 0).item() == pytest.approx(0.5 * 1 + 0.25 * 2)  # the sums are 1.75 and 2.0
+    assert made.ranked(x, 1).item() == pytest.approx(0.5 * 3 + 0.25 * 5)
     assert made(x).flatten().tolist() == pytest.approx([1.75, 2.0])
 
 
-def test_the_gradient_of_an_extreme_reaches_the_probabilities_alone():
+def test_the_gradient_of_the_least_reaches_the_probabilities_alone():
     made = constant([1.0, 5.0], [3.0, 2.0])
     prob = torch.tensor([[0.5, 0.5]], requires_grad=True)
     obs = torch.zeros(1, 1, requires_grad=True)
-    made.extreme(torch.cat([obs, prob], 1), largest=False).sum().backward()
+    made.ranked(torch.cat([obs, prob], 1), 0).sum().backward()
     assert prob.grad.tolist() == [[1.0, 2.0]]
     assert obs.grad.tolist() == [[0.0]]
     assert made.flat.grad is None
@@ -88,7 +88,7 @@ def test_the_gradient_of_the_values_is_autograds():
 def test_critics_of_both_kinds_are_asked_alike(discrete):
     made = make_critics(2, 3, 4, (8,), discrete=discrete)
     assert made(torch.randn(5, 7)).shape == (2, 5, 1)
-    assert made.extreme(torch.randn(5, 7), largest=False).shape == (5,)
+    assert made.ranked(torch.randn(5, 7), 0).shape == (5,)
 
 
 def actor_with(logits: list[float]) -> CategoricalActor:

@@ -98,30 +98,29 @@ def test_frozen_parameters_get_no_gradient_but_the_input_does() -> None:
     assert x.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize("members", [1, 2, 3])
-def test_extreme_equals_the_extreme_of_plain_networks(members: int, largest: bool) -> None:
+@pytest.mark.parametrize(("members", "rank"), [(1, 0), (2, 0), (2, 1), (5, 0), (5, 1), (5, 3), (5, 4)])
+def test_ranked_is_the_sorted_value_of_plain_networks(members: int, rank: int) -> None:
     stack = make(members=members, sizes=(3, 16, 12, 1)).double()
     networks = plain_networks(stack)
     x = torch.randn(64, 3, dtype=torch.double, requires_grad=True)
     weights = torch.randn(64, dtype=torch.double)
     values = evaluate_plainly(networks, x).squeeze(-1)
-    expected = values.amax(0) if largest else values.amin(0)
+    expected = values.sort(0).values[rank]
     (expected_x,) = torch.autograd.grad((expected * weights).sum(), [x])
-    actual = stack.extreme(x, largest=largest)
+    actual = stack.ranked(x, rank)
     (actual_x,) = torch.autograd.grad((actual * weights).sum(), [x])
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(actual_x, expected_x)
-    torch.testing.assert_close(stack.extreme(x.detach(), largest=largest), expected.detach())
-    assert torch.autograd.gradcheck(lambda x: stack.extreme(x, largest=largest), (x[:5],))
+    torch.testing.assert_close(stack.ranked(x.detach(), rank), expected.detach())
+    assert torch.autograd.gradcheck(lambda x: stack.ranked(x, rank), (x[:5],))
 
 
-def test_extreme_where_one_member_always_wins() -> None:
+def test_ranked_where_one_member_always_wins() -> None:
     stack = make(sizes=(3, 16, 1))
     with torch.no_grad():
         stack.units()[1][-1].bias.add_(100.0)
     x = torch.randn(8, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(stack.extreme(x, largest=True).sum(), [x])
+    (gradient,) = torch.autograd.grad(stack.ranked(x, 1).sum(), [x])
     (expected,) = torch.autograd.grad(stack(x, freeze=True)[1].sum(), [x])
     torch.testing.assert_close(gradient, expected)
 
