@@ -28,6 +28,9 @@ from sim.extraction_scene import (
     LIFT,
     MAX_JAW_MOVE,
     MAX_MOVE,
+    MOTIONS,
+    POSES,
+    ROD,
     SWEEP_END,
     TARGET,
     progress,
@@ -45,16 +48,19 @@ SUCCESS_REWARD = 25.0
 _MIN_UPRIGHT = math.cos(math.radians(MAX_TILT_DEG))
 
 _OVERLAP = 0.005
-_MEANING = "gripper x, y, z, left jaw, right jaw, jaw target, and (x, y, z, quaternion) of each brick"
+_MEANING = (
+    "gripper x, y, z, left jaw, right jaw, jaw target, (x, y, z, quaternion) of each brick, and velocity and angular "
+    "velocity of each"
+)
 _MEANING_WITH_ROD = f"{_MEANING}, and the second arm's point and velocity"
 
 
 class ObjectExtraction(ArmEnv):
     """Lift the red brick.
 
-    Observation (27,): the gripper's x, y, z, left jaw, right jaw and the opening that the jaws are told to take; then
-    point and quaternion (x, y, z, w) of each brick. Action (4,): moves along x, y, z within 0.02 m and of the jaws
-    within 0.01 m.
+    Observation (45,): the gripper's x, y, z, left jaw, right jaw and the opening that the jaws are told to take; then
+    point and quaternion (x, y, z, w) of each brick; then velocity (m/s) and angular velocity (rad/s) of each: whether a
+    brick that leans is held or falls. Action (4,): moves along x, y, z within 0.02 m and of the jaws within 0.01 m.
 
     Args:
         render_mode: As in Gymnasium.
@@ -75,7 +81,7 @@ class ObjectExtraction(ArmEnv):
         self.reward = reward
         substeps = SUBSTEPS // ROD_LOOKS if self.HAS_ROD else SUBSTEPS
         super().__init__(ExtractionWorld(with_rod=self.HAS_ROD, substeps=substeps), render_mode)
-        self._size = 6 + 7 * len(self.world.bricks) + 6 * self.HAS_ROD
+        self._size = ROD.stop if self.HAS_ROD else MOTIONS.stop
         self.observation_space = spaces.Box(-np.inf, np.inf, (self._size,), np.float32)
         self._joints: list[Any] = []
         self._bodies: list[Any] = []
@@ -121,6 +127,9 @@ class ObjectExtraction(ArmEnv):
         for point, turn, _, _ in self._bodies:
             values += point
             values += turn
+        for _, _, velocity, spin in self._bodies:
+            values += velocity
+            values += spin
         return np.array(values, np.float32)
 
     # Starts and states
@@ -135,7 +144,7 @@ class ObjectExtraction(ArmEnv):
         ):
             if not low - 1e-3 <= value <= high + 1e-3:
                 raise UserError(f"reset option state has the gripper's {name} at {value:g}: it reaches {low} to {high}")
-        for brick in vector[6:27].reshape(3, 7):
+        for brick in vector[POSES].reshape(3, 7):
             length = np.linalg.norm(brick[3:])
             if not 0.9 < length < 1.1:
                 raise UserError(f"reset option state has the quaternion {brick[3:]}: its length must be 1")
@@ -151,8 +160,8 @@ class ObjectExtraction(ArmEnv):
         values = state.tolist()
         self._joints = [(value, 0.0) for value in values[:GRIPPER_JOINTS]]
         self._jaw = values[5]
-        still = (0.0, 0.0, 0.0)
-        self._bodies = [(tuple(values[i : i + 3]), tuple(values[i + 3 : i + 7]), still, still) for i in range(6, 27, 7)]
+        parts = np.hstack((state[POSES].reshape(3, 7), state[MOTIONS].reshape(3, 6)))
+        self._bodies = [tuple(tuple(part.tolist()) for part in np.split(brick, (3, 7, 10))) for brick in parts]
 
     def _overlaps(self) -> bool:
         world = self.world
@@ -196,7 +205,7 @@ class ObjectExtraction(ArmEnv):
 class ObjectExtractionDynamic(ObjectExtraction):
     """Lift the red brick when the second arm has passed.
 
-    The observation (33,) goes on with the point of the rod's lower end and its velocity, zero once it has stopped.
+    The observation (51,) goes on with the point of the rod's lower end and its velocity, zero once it has stopped.
     """
 
     HAS_ROD: ClassVar[bool] = True
@@ -215,9 +224,9 @@ class ObjectExtractionDynamic(ObjectExtraction):
 
     def _start(self, state: npt.NDArray[np.float64]) -> None:
         super()._start(state)
-        values = state.tolist()
-        self._joints += [(value, 0.0) for value in values[27:30]]
-        self._sweep = tuple(values[30:33])
+        rod = state[ROD].tolist()
+        self._joints += [(value, 0.0) for value in rod[:3]]
+        self._sweep = tuple(rod[3:])
 
     def _observation(self) -> npt.NDArray[Any]:
         rod = [joint[0] for joint in self._joints[GRIPPER_JOINTS:]]

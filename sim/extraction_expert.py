@@ -17,6 +17,7 @@ from sim.extraction_scene import (
     MAX_MOVE,
     OPEN_JAW,
     PALM_HALF,
+    ROD,
     ROD_RADIUS,
     STEP_SEC,
     TARGET,
@@ -49,7 +50,7 @@ NEAR_ROD = 0.4
 
 
 def expert_action(obs: npt.NDArray[Any]) -> FloatArray:
-    """Returns the action (4,) for an observation (27,), or (33,) with the second arm."""
+    """Returns the action (4,) for an observation (45,), or (51,) with the second arm."""
     tip_x, tip_y, tip_z = (float(value) for value in obs[:3])
     jaw = float(obs[5])
     x, y = _axis_at(obs[6 + 7 * TARGET : 13 + 7 * TARGET], tip_z)
@@ -63,7 +64,7 @@ def expert_action(obs: npt.NDArray[Any]) -> FloatArray:
         return _clipped(0.0, beside, 0.0, OPEN_JAW - jaw)  # among the bricks with jaws that no longer fit around one
     if abs(beside) > ALIGNED:
         to_go = min(to_go, max(x - BRICK_HALF[0] - STAND_OFF - tip_x, 0.0))
-    if len(obs) > 27:
+    if len(obs) >= ROD.stop:
         to_go = min(to_go, _room_before_rod(obs))
     return _clipped(to_go, beside, GRASP_HEIGHT - tip_z, OPEN_JAW - jaw)
 
@@ -80,7 +81,7 @@ def _axis_at(brick: npt.NDArray[Any], z: float) -> tuple[float, float]:
 
 def _room_before_rod(obs: npt.NDArray[Any]) -> float:
     """Returns how far along x the gripper may go before the second arm has passed."""
-    rod_x, rod_y, _, _, speed, _ = (float(value) for value in obs[27:33])
+    rod_x, rod_y, _, _, speed, _ = (float(value) for value in obs[ROD])
     tip_x, tip_y = float(obs[0]), float(obs[1])
     room = rod_x - ROD_RADIUS - 0.012 - tip_x
     if room < -0.04 or speed == 0.0:

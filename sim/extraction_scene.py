@@ -72,11 +72,18 @@ SWEEP_SPEED_MPS = (SWEEP_START[1] + SWEEP_END) / (15 * STEP_SEC)
 SWEEP_DRIFT_MPS = 0.01
 """Largest speed of a sweep along x and z."""
 
+POSES = slice(6, 27)
+"""Of an observation's numbers: (x, y, z, quaternion) of each brick; before them the gripper's six."""
+MOTIONS = slice(27, 45)
+"""Velocity and angular velocity of each brick, (6,) each."""
+ROD = slice(45, 51)
+"""Point and velocity of the second arm, where there is one."""
+
 Vector = npt.NDArray[np.float64]
 
 
 def random_state(rng: np.random.Generator, *, with_rod: bool) -> Vector:
-    """Returns the observation, (27,) or (33,) with the second arm, of an episode's start."""
+    """Returns the observation, (45,) or (51,) with the second arm, of an episode's start."""
     gripper = np.array(HOME) + rng.uniform(-1.0, 1.0, 3) * HOME_SPREAD
     state = standing_state(gripper, OPEN_JAW, *random_row(rng))
     return np.concatenate((state, random_sweep(rng))) if with_rod else state
@@ -97,7 +104,7 @@ def random_sweep(rng: np.random.Generator) -> Vector:
 
 
 def standing_state(gripper: Vector, jaw: float, row: Vector, turns_rad: Vector) -> Vector:
-    """Returns the observation (27,) of bricks that stand.
+    """Returns the observation (45,) of bricks that stand.
 
     Args:
         gripper: Point (3,).
@@ -105,9 +112,9 @@ def standing_state(gripper: Vector, jaw: float, row: Vector, turns_rad: Vector) 
         row: Middle of the row (2,).
         turns_rad: Of each brick (3,) about the vertical.
     """
-    state = np.zeros(27)
+    state = np.zeros(MOTIONS.stop)
     state[:6] = (*gripper, jaw, jaw, jaw)
-    bricks = state[6:].reshape(3, 7)
+    bricks = state[POSES].reshape(3, 7)
     bricks[:, 0], bricks[:, 1] = row[0], row[1] + BRICK_SPACING * np.arange(-1, 2)
     bricks[:, 2] = BRICK_HALF[2]
     bricks[:, 5], bricks[:, 6] = np.sin(turns_rad / 2), np.cos(turns_rad / 2)
@@ -143,9 +150,10 @@ def is_free(state: Vector, margin: float = 0.002) -> bool:
     ]
     turn = np.sin(BRICK_TURN_RAD)  # a turned brick reaches a little further
     brick_half = (BRICK_HALF[0] + turn * BRICK_HALF[1], BRICK_HALF[1] + turn * BRICK_HALF[0], BRICK_HALF[2])
-    others = [(brick[:3], brick_half) for brick in state[6:27].reshape(3, 7)]
-    if len(state) > 27:
-        others.append((np.add(state[27:30], (0.0, 0.0, ROD_LENGTH / 2)), (ROD_RADIUS, ROD_RADIUS, ROD_LENGTH / 2)))
+    others = [(brick[:3], brick_half) for brick in state[POSES].reshape(3, 7)]
+    if len(state) >= ROD.stop:
+        end = state[ROD][:3]
+        others.append((np.add(end, (0.0, 0.0, ROD_LENGTH / 2)), (ROD_RADIUS, ROD_RADIUS, ROD_LENGTH / 2)))
     return not any(
         (np.abs(centre - other) < np.add(half, other_half) + margin).all()
         for centre, half in parts

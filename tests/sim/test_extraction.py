@@ -186,9 +186,9 @@ def test_a_start_that_cannot_be_is_refused(env: ObjectExtraction, change: dict[i
         env.reset(seed=0, options={"state": state})
 
 
-@pytest.mark.parametrize("state", [np.zeros(33), "here", [1.0]])
+@pytest.mark.parametrize("state", [np.zeros(27), "here", [1.0]])
 def test_a_start_of_another_size_is_refused(env: ObjectExtraction, state: Any) -> None:
-    with pytest.raises(UserError, match="27 numbers"):
+    with pytest.raises(UserError, match="45 numbers"):
         env.reset(seed=0, options={"state": state})
 
 
@@ -196,14 +196,14 @@ def test_the_second_arm_sweeps_past_and_stops(dynamic: ObjectExtractionDynamic) 
     sides = set()
     for seed in range(8):
         obs, _ = dynamic.reset(seed=seed)
-        points, speeds = [obs[27:30]], [obs[30:33]]
+        points, speeds = [obs[45:48]], [obs[48:51]]
         side = np.sign(speeds[0][1])
         sides.add(side)
         for _ in range(18):
             obs, *_, info = dynamic.step(act(x=-0.02))
             assert info["cost"] == 0.0
-            points.append(obs[27:30])
-            speeds.append(obs[30:33])
+            points.append(obs[45:48])
+            speeds.append(obs[48:51])
         steps = sum(speed[1] != 0 for speed in speeds)
         assert steps <= 15
         moves = np.diff(points, axis=0)[: steps - 1]
