@@ -69,7 +69,7 @@ class RiskCriticConfig:
     num_critics: int = 2
     """Size of the ensemble."""
     quantile: float = 1.0
-    """Which member counts, in order of their values: 1 the largest (pessimism), 0.5 the one in the middle, 0 the least."""
+    """Which member counts, in order of their values: 1 the largest (pessimism), 0.5 the middle one, 0 the least."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
     loss: Literal["mse", "cross-entropy"] = "mse"

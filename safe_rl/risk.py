@@ -18,13 +18,13 @@ from safe_rl.nets.optim import FlatAdam, polyak_update
 
 
 class RiskCritic(nn.Module):
-    """``Q_risk(s, a) = E[sum_t gamma_risk^t C(s_t)]`` in [0, 1], an ensemble read pessimistically: by its largest, or another quantile.
+    """``Q_risk(s, a) = E[sum_t gamma_risk^t C(s_t)]`` in [0, 1], the largest of an ensemble, or another quantile.
 
     Recovery RL (arXiv 2010.15920), section III-B. Trained towards
     ``y = c + (1 - c) * gamma_risk * max_i Q'_i(s', a')``, where ``a'`` is what will be executed next.
 
-    The discounted safety Bellman backup (Fisac and others, ICRA 2019), ``(1 - gamma) l + gamma max(l, V')``, which remembers
-    the worst state instead of summing, is this target where the margin ``l`` takes two values, as the cost does.
+    The discounted safety Bellman backup (Fisac and others, ICRA 2019), ``(1 - gamma) l + gamma max(l, V')``, which
+    remembers the worst state instead of summing, is this target where the margin ``l`` takes two values, as the cost.
     """
 
     discrete: ClassVar[bool] = False

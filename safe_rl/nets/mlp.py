@@ -314,8 +314,10 @@ class _Differentiable(torch.autograd.Function):
 def of_rank(values: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The value of a rank along the first axis (0 is the least), and where it stands; the ends are the cheapest."""
     if rank == len(values) - 1:
-        return tuple(values.max(0))
-    return tuple(values.min(0) if rank == 0 else values.kthvalue(rank + 1, 0))
+        found, where = values.max(0)
+    else:
+        found, where = values.min(0) if rank == 0 else values.kthvalue(rank + 1, 0)
+    return found, where
 
 
 class _Ranked(torch.autograd.Function):

@@ -297,6 +297,24 @@ def test_risk_batches_hold_the_wanted_share_of_violations():
         assert made.replay.batch(torch.from_numpy(made._risk_indices())).cost.sum().item() == 8  # of 32
 
 
+def test_conservative_pretraining_calls_proposals_riskier_and_online_steps_do_not():
+    transitions = random_transitions(200)
+    transitions = transitions.replace(action=np.full_like(transitions.action, -4.0))
+    changes = {"risk__learning_rate": 1e-2, "risk__pretrain_proposal": "uniform"}
+    risk = {}
+    for weight in (0.0, 5.0):
+        made = agent(risk__conservatism=weight, **changes)
+        made.add_offline(transitions)
+        list(made.pretrain(50))
+        shown, unseen = (made.risk(transitions.obs, np.full((200, 2), at, np.float32)).mean() for at in (-4, 4))
+        risk[weight] = unseen - shown
+    assert risk[5.0] > risk[0.0] + 0.2
+    first, second = (filled(risk__conservatism=weight) for weight in (0.0, 5.0))
+    for each in (first, second):
+        each.update()
+    assert torch.equal(first.risk_critic.critics.flat, second.risk_critic.critics.flat)
+
+
 def test_the_dataset_sets_the_scale_of_the_observations():
     made = RecoveryRLAgent(OBS, ACT, recovery_config(normalize_obs="dataset"), seed=0)
     transitions = random_transitions(50)

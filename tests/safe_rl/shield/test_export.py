@@ -183,6 +183,8 @@ def test_runs_that_cannot_be_exported(run, tmp_path, corridor_data):
     assert "was trained by unconstrained, which has no risk critic to shield with: train recovery-rl" in fails(
         tmp_path / "u", output
     )
+    train_corridor(corridor_data, tmp_path / "median", risk__quantile=0.5)
+    assert "reads its ensemble by the quantile 0.5, a bundle by the largest" in fails(tmp_path / "median", output)
     pretraining = PretrainConfig(env="toys:Corridor", dataset=corridor_data, output=tmp_path / "p", device="cpu")
     pretrain_run("recovery-rl", pretraining, toys.recovery_config(risk__pretrain_steps=1))
     assert "holds a pretraining and no policy" in fails(tmp_path / "p", output)
