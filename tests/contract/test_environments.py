@@ -51,8 +51,8 @@ PROMISES = {
     "safe_rl/ImageMaze-v0": Promise((0.15, 0.25), 50, (64, 64, 3), needs="pybullet"),
     "safe_rl/ImageNavigation1-v0": Promise((0.05, 0.075), 100, (64, 64, 3), needs="cv2"),
     "safe_rl/ImageNavigation2-v0": Promise((0.07, 0.105), 100, (64, 64, 3), needs="cv2"),
-    "safe_rl/ObjectExtraction-v0": Promise((0.05, 0.13), 25, (27,), 4, "pybullet", 4),
-    "safe_rl/ObjectExtractionDynamic-v0": Promise((0.05, 0.13), 25, (33,), 4, "pybullet", 4),
+    "safe_rl/ObjectExtraction-v0": Promise((0.05, 0.13), 25, (45,), 4, "pybullet", 4),
+    "safe_rl/ObjectExtractionDynamic-v0": Promise((0.05, 0.13), 25, (51,), 4, "pybullet", 4),
     "safe_rl/Reach-v0": Promise((0.08, 0.15), 50, needs="pybullet", slowness=4),
     "safe_rl/ImageReach-v0": Promise((0.06, 0.18), 50, (64, 64, 3), needs="pybullet", slowness=10),
 }

@@ -167,6 +167,21 @@ def test_a_brick_that_leans_less_than_the_limit_is_no_violation(env: ObjectExtra
     assert tilt_deg(brick(obs, 0)[3:]) < 0.5  # it has fallen back
 
 
+def test_a_start_may_move_and_motions_are_seen(env: ObjectExtraction) -> None:
+    state = standing((-0.17, 0.0, 0.13))
+    env.reset(seed=0, options={"state": state})
+    still, *_ = env.step(STILL)
+    np.testing.assert_allclose(still[27:45], 0.0, atol=1e-3)
+    state[33:39] = (0.12, 0.0, 0.03, 0.0, 1.0, 0.0)  # the middle brick tips over its far edge, at 1 rad/s
+    begun, _ = env.reset(seed=0, options={"state": state})
+    np.testing.assert_array_equal(begun, state.astype(np.float32))
+    moved, *_ = env.step(STILL)
+    assert tilt_deg(brick(moved, 1)[3:]) > 1.0 > 10 * tilt_deg(brick(still, 1)[3:])
+    assert brick(moved, 1)[0] > 0.001
+    np.testing.assert_allclose(moved[27:33], 0.0, atol=1e-3)  # its neighbour stands
+    assert -1.0 < moved[37] < -0.1  # it comes back already
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
