@@ -1,4 +1,4 @@
-"""`safe-rl compare`: one line a job while it works, a table at its end."""
+"""`safe-rl compare`: one line a job while it works, a table and plots at its end."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from safe_rl.compare.jobs import Job
 from safe_rl.compare.processes import LocalStarter
 from safe_rl.compare.table import HEADINGS, cells, markdown
 from safe_rl.report.groups import Group, Summary
+from safe_rl.report.plots import overview
 
 _REFRESH_SEC = 1.0
 _LINE_EVERY_SEC = 60.0
 TABLE = "table.md"
-"""The table within the folder of a comparison."""
+CURVES = "curves.svg"
+"""Table and plots within the folder of a comparison."""
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_compare(config: CompareConfig) -> int:
-    """Runs what is left of a comparison, and prints its table.
+    """Runs what is left of a comparison, prints its table and draws its curves.
 
     Returns:
         0, or 1 where a run failed.
@@ -46,7 +48,10 @@ def run_compare(config: CompareConfig) -> int:
     show(_result_table(config, groups))
     if not config.table:
         (config.output / TABLE).write_text(markdown(groups, len(config.all_seeds())), encoding="utf-8")
-    show(f"plots: safe-rl report {config.output} --output {config.output / 'report.html'}")
+        if groups:
+            (config.output / CURVES).write_text(overview([group for group, _ in groups]), encoding="utf-8")
+            show(f"curves: {config.output / CURVES}")
+    show(f"more: safe-rl report {config.output} --output {config.output / 'report.html'}")
     failed = [progress for progress in ended if progress.state == "failed"]
     for progress in failed:
         print(f"safe-rl: {progress.job.name} failed: {progress.error}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,31 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from safe_rl.report.curves import Array, Episodes, mean_and_standard_error, rolling_mean
 from safe_rl.report.groups import Group
-from safe_rl.report.style import series_color, styled, to_svg
+from safe_rl.report.style import assign_colors, series_color, styled, to_svg, to_svg_file
 
 SIZE = (4.1, 2.75)
 """Inches: small, so that the text stays legible on a telephone."""
 MAX_POINTS = 300
-COUNTS = ("Successes so far", "Violations so far")
+SUCCESSES, VIOLATIONS = "Successes so far", "Violations so far"
 RATIO = "Successes per violation"
+TRADE_OFF = "Violations against successes"
 LOG_BEYOND = 30.0
 """Where the methods' ratios end further apart than this factor, a linear scale would show one of them alone."""
+
+
+Curve = Callable[[Episodes], Array]
+
+CURVES: dict[str, Curve] = {
+    SUCCESSES: lambda episodes: np.cumsum(episodes.success),
+    VIOLATIONS: lambda episodes: np.cumsum(episodes.violation),
+    RATIO: Episodes.ratio,
+}
+"""What the paper's figures show, by their titles."""
 
 
 @dataclass(frozen=True)
@@ -39,92 +52,104 @@ def curve_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> lis
     """Draws the curves over training episodes of the runs of one environment."""
     window = _window(groups)
     smoothed = f"mean of the last {window} episodes"
-    curves: list[tuple[str, str, str, Callable[[Episodes], Array]]] = [
-        ("successes", "Successes so far", "More is better.", lambda e: np.cumsum(e.success)),
-        ("violations", "Violations so far", "Fewer is better.", lambda e: np.cumsum(e.violation)),
-        ("ratio", RATIO, "(successes + 1) / (violations + 1); more is better.", Episodes.ratio),
+    curves: list[tuple[str, str, str, Curve]] = [
+        ("successes", SUCCESSES, "More is better.", CURVES[SUCCESSES]),
+        ("violations", VIOLATIONS, "Fewer is better.", CURVES[VIOLATIONS]),
+        ("ratio", RATIO, "(successes + 1) / (violations + 1); more is better.", CURVES[RATIO]),
         ("return", "Return", f"Undiscounted, {smoothed}.", lambda e: rolling_mean(e.returns, window)),
         ("recovery", "Recovery policy acts", f"Percent of the steps, {smoothed}.",
          lambda e: 100.0 * rolling_mean(e.recovery_share(), window)),
         ("length", "Episode length", f"Steps, {smoothed}.", lambda e: rolling_mean(e.steps, window)),
     ]  # fmt: skip
     plots = [
-        Plot(_curve(groups, colors, f"{prefix}-{name}", title, curve, counts=title in COUNTS), title, caption)
+        Plot(_svg(f"{prefix}-{name}", partial(draw_curve, groups, colors, title, curve)), title, caption)
         for name, title, caption, curve in curves
         if name != "recovery" or any(run.episodes.recovery_steps.any() for group in groups for run in group.runs)
     ]
     caption = "While learning; the dot is the end, with standard errors. Far right and low is better."
-    plots.insert(3, Plot(_trade_off(groups, colors, f"{prefix}-tradeoff"), "Violations against successes", caption))
+    trade_off = _svg(f"{prefix}-tradeoff", partial(draw_trade_off, groups, colors))
+    plots.insert(3, Plot(trade_off, TRADE_OFF, caption))
     return plots
+
+
+def overview(groups: list[Group]) -> str:
+    """What methods come to while they train, as one SVG for a page of results: mean and standard error over seeds."""
+    colors = assign_colors([(group.label, group.method) for group in groups])
+    with styled():
+        figure = Figure(figsize=(2 * SIZE[0], 2.4 * SIZE[1]), layout="constrained")
+        panels = figure.subplots(2, 2).flatten()
+        for axes, (title, curve) in zip(panels, CURVES.items(), strict=False):
+            draw_curve(groups, colors, title, curve, axes)
+            axes.set_title(title)
+        draw_trade_off(groups, colors, panels[-1])
+        panels[-1].set_title(TRADE_OFF)
+        lines = [Line2D([], [], color=series_color(colors[group.label])) for group in groups]
+        figure.legend(lines, [group.label for group in groups], loc="outside lower center", ncols=4)
+        return to_svg_file(figure)
+
+
+def _svg(name: str, draw: Callable[[Axes], str]) -> Markup:
+    """A figure of one pair of axes; ``draw`` says what it shows to those who cannot see it."""
+    with styled():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        said = draw(figure.add_subplot())
+    return to_svg(figure, name, said)
 
 
 def _window(groups: list[Group]) -> int:
     return max(1, min(20, max(group.num_episodes for group in groups) // 10))
 
 
-def _curve(
-    groups: list[Group],
-    colors: dict[str, int],
-    name: str,
-    title: str,
-    curve: Callable[[Episodes], Array],
-    *,
-    counts: bool,
-) -> Markup:
+def draw_curve(groups: list[Group], colors: dict[str, int], title: str, curve: Curve, axes: Axes) -> str:
+    """Draws a curve over training episodes, with a band over seeds; returns what it shows."""
     said = []
-    with styled():
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        for group in groups:
-            color = series_color(colors[group.label])
-            for run in group.runs:
-                if len(run.episodes) > group.num_episodes:  # seeds that went further than the band
-                    whole = curve(run.episodes)
-                    rest = np.arange(group.num_episodes - 1, len(whole))
-                    axes.plot(*_thinned(rest + 1, whole[rest]), color=color, linewidth=0.7, alpha=0.55)
-            mean, error = mean_and_standard_error([curve(episodes) for episodes in group.common()])
-            episode, kept = _thinned(np.arange(1, len(mean) + 1), np.arange(len(mean)))
-            if np.isfinite(error).all():
-                low, high = (mean - error)[kept], (mean + error)[kept]
-                axes.fill_between(episode, low, high, color=color, alpha=0.22, linewidth=0)
-            marker = "o" if len(kept) == 1 else None
-            axes.plot(episode, mean[kept], color=color, marker=marker, markersize=4, clip_on=False)
-            said.append(f"{group.label} ends at {mean[-1]:,.4g}")
-        axes.set_xlabel("training episode")
-        ends = [float(np.mean([curve(episodes)[-1] for episodes in group.common()])) for group in groups]
-        if title == RATIO and min(ends) > 0.0 and max(ends) > LOG_BEYOND * min(ends):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel("training episode (ratio on a logarithmic scale)")
-            axes.set_ylim(min(*ends, 1.0) / 1.5, max(*ends, 1.0) * 1.5)
-            axes.grid(visible=False, axis="x")
-            return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
+    for group in groups:
+        color = series_color(colors[group.label])
+        for run in group.runs:
+            if len(run.episodes) > group.num_episodes:  # seeds that went further than the band
+                whole = curve(run.episodes)
+                rest = np.arange(group.num_episodes - 1, len(whole))
+                axes.plot(*_thinned(rest + 1, whole[rest]), color=color, linewidth=0.7, alpha=0.55)
+        mean, error = mean_and_standard_error([curve(episodes) for episodes in group.common()])
+        episode, kept = _thinned(np.arange(1, len(mean) + 1), np.arange(len(mean)))
+        if np.isfinite(error).all():
+            low, high = (mean - error)[kept], (mean + error)[kept]
+            axes.fill_between(episode, low, high, color=color, alpha=0.22, linewidth=0)
+        marker = "o" if len(kept) == 1 else None
+        axes.plot(episode, mean[kept], color=color, marker=marker, markersize=4, clip_on=False)
+        said.append(f"{group.label} ends at {mean[-1]:,.4g}")
+    axes.set_xlabel("training episode")
+    ends = [float(np.mean([curve(episodes)[-1] for episodes in group.common()])) for group in groups]
+    if title == RATIO and min(ends) > 0.0 and max(ends) > LOG_BEYOND * min(ends):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("training episode (ratio on a logarithmic scale)")
+        axes.set_ylim(min(*ends, 1.0) / 1.5, max(*ends, 1.0) * 1.5)
+        axes.grid(visible=False, axis="x")
+    else:
         if axes.get_ylim()[0] < 0.0 <= axes.dataLim.y0:  # counts and shares stand on the axis
             axes.set_ylim(0.0, axes.get_ylim()[1] if axes.dataLim.y1 > 0.0 else 1.0)
-        _tidy(axes, whole_numbers=counts)
-    return to_svg(figure, name, f"{title} over training episodes: {'; '.join(said)}.")
+        _tidy(axes, whole_numbers=title in (SUCCESSES, VIOLATIONS))
+    return f"{title} over training episodes: {'; '.join(said)}."
 
 
-def _trade_off(groups: list[Group], colors: dict[str, int], name: str) -> Markup:
-    """What successes have cost in violations, from the first episode to the last: a line a method."""
+def draw_trade_off(groups: list[Group], colors: dict[str, int], axes: Axes) -> str:
+    """Draws what successes have cost in violations, from the first episode to the last; returns what it shows."""
     said = []
-    with styled():
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.add_subplot()
-        for group in groups:
-            color = series_color(colors[group.label])
-            across, across_error = mean_and_standard_error([np.cumsum(e.success) for e in group.common()])
-            up, up_error = mean_and_standard_error([np.cumsum(e.violation) for e in group.common()])
-            axes.plot(*_thinned(across, up), color=color, linewidth=1.2, clip_on=False)
-            errors = {"xerr": across_error[-1], "yerr": up_error[-1]} if np.isfinite(across_error[-1]) else {}
-            axes.errorbar(across[-1], up[-1], **errors, fmt="o", markersize=5, color=color, clip_on=False)
-            said.append(f"{group.label} ends at {across[-1]:,.4g} successes and {up[-1]:,.4g} violations")
-        axes.set_xlabel("successes so far")
-        axes.set_ylabel("violations so far")
-        axes.set_xlim(0.0, max(axes.get_xlim()[1], 1.0))
-        axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.0))
-        _tidy(axes, whole_numbers=True)
-    return to_svg(figure, name, f"Violations against successes: {'; '.join(said)}.")
+    for group in groups:
+        color = series_color(colors[group.label])
+        across, across_error = mean_and_standard_error([np.cumsum(e.success) for e in group.common()])
+        up, up_error = mean_and_standard_error([np.cumsum(e.violation) for e in group.common()])
+        axes.plot(*_thinned(across, up), color=color, linewidth=1.2, clip_on=False)
+        errors = {"xerr": across_error[-1], "yerr": up_error[-1]} if np.isfinite(across_error[-1]) else {}
+        axes.errorbar(across[-1], up[-1], **errors, fmt="o", markersize=5, color=color, clip_on=False)
+        said.append(f"{group.label} ends at {across[-1]:,.4g} successes and {up[-1]:,.4g} violations")
+    axes.set_xlabel("successes so far")
+    axes.set_ylabel("violations so far")
+    axes.set_xlim(0.0, max(axes.get_xlim()[1], 1.0))
+    axes.set_ylim(0.0, max(axes.get_ylim()[1], 1.0))
+    _tidy(axes, whole_numbers=True)
+    return f"{TRADE_OFF}: {'; '.join(said)}."
 
 
 def metric_plots(groups: list[Group], colors: dict[str, int], prefix: str) -> list[Plot]:

@@ -35,6 +35,7 @@ OUTCOME_COLORS = {"success": "#009E73", "violation": "#C1121F", "time-out": "#5A
 # Stand-ins that figures are drawn with; they become the page's own colours in the SVG.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--line)"}
+_ON_WHITE = {INK: "#16212b", MUTED: "#5a6672", GRID: "#dfe4e8"}
 
 _RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -107,10 +108,7 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
         name: Unique in the page; keeps the ids of several figures apart.
         description: What a reader who cannot see the figure is told.
     """
-    buffer = io.StringIO()
-    with styled():
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
+    svg = _svg_of(figure)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
@@ -125,6 +123,22 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(description)}" ', 1)
     return Markup(svg)  # noqa: S704 (matplotlib escapes the figure's texts, the description is escaped above)
+
+
+def to_svg_file(figure: Figure) -> str:
+    """Turns a figure, drawn with this module's stand-in colours, into an SVG that stands alone, on white."""
+    svg = _svg_of(figure, facecolor="white")
+    for stand_in, color in (*_ON_WHITE.items(), *((series_color(i), pair[0]) for i, pair in enumerate(PALETTE))):
+        svg = svg.replace(stand_in, color)
+    return svg
+
+
+def _svg_of(figure: Figure, **options: Any) -> str:
+    buffer = io.StringIO()
+    with styled():
+        nameless = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=nameless, **options)
+    return buffer.getvalue()
 
 
 def palette_css(dark: bool) -> Markup:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -116,6 +117,9 @@ def test_a_comparison_survives_kills_and_a_rerun_finishes_it(tmp_path, capsys):
         (line,) = [line for line in table.splitlines() if line.startswith(f"| {method} | 2 |")]
         assert f"| {mean:.1f} ± {error:.1f} |" in line
         assert method in out
+    curves = ElementTree.parse(output / "curves.svg").getroot()  # noqa: S314 (our own file)
+    words_drawn = {text.strip() for text in curves.itertext()}
+    assert {*LABELS.values(), "Successes so far", "Violations so far", "Violations against successes"} <= words_drawn
     assert main(["report", str(output), "--output", str(tmp_path / "report.html"), "--episodes", "0"]) == 0
     page = (tmp_path / "report.html").read_text()
     assert "Violations against successes" in page
