@@ -111,17 +111,17 @@ class ActorHandle(Generic[W]):
             (hello,) = self.engine.fetch([self.hello_token])
             if isinstance(hello, Hello):
                 self.state = State.ALIVE
-                self.note_restart(hello.incarnation)
+                self.note_restart(hello)
             else:
                 self._drop(hello.reason if isinstance(hello, LostReply) else f"{hello.stage}: {hello.error}")
         elif time.monotonic() > self._back_by:
             self._drop(f"not back within {self.group.options.restart_timeout_sec:g} s; no node may have room for it")
 
-    def note_restart(self, incarnation: str) -> None:
+    def note_restart(self, hello: Hello) -> None:
         """Notes that another process answers now, and sends it what the hook sends."""
-        if incarnation == self.hello.incarnation:
+        if hello.incarnation == self.hello.incarnation:
             return
-        self.hello = Hello(incarnation, 0, "")
+        self.hello = hello
         self.group.context.count("faults/restarts")
         logger.warning("%s is back", self)
         if self.group.restart_hook is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from safe_rl.flow.engine import LostReply, Ref, State, Token
-from safe_rl.flow.host import COUNTER, Signal, Stream
+from safe_rl.flow.host import COUNTER, Hello, Signal, Stream
 from safe_rl.flow.source import LIMIT_SEC, WaitingSource
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Puller(WaitingSource):
         elif signal.kind == "skipped":
             self.ask(handle)
         elif signal.kind == "unknown":  # another process than the one that was taught
-            handle.note_restart(signal.incarnation)
+            handle.note_restart(Hello(signal.incarnation, 0, ""))
             self.engine.install(handle.actor, self._stream_id, self._packed)
             handle.last_stream = ""
             self.ask(handle)

@@ -212,19 +212,45 @@ def test_the_monitor_labels_and_falls_silent_with_its_sensor(world: World) -> No
 
 
 def test_drop_outs_of_the_robot_stop_the_shield_until_they_end(world: World, bundle: Path) -> None:
-    states = world.listen(DiagnosticStatus, "shield/state", LATCHED)
+    # Both in one list, in the order in which they come.
+    heard = world.listen(DiagnosticStatus, "shield/state", LATCHED)
+    world.node.create_subscription(Float64MultiArray, "command", heard.append, 100)
     world.start("shield_node", bundle=bundle, **SHIELD)
     world.start(
         "sim_robot_node", **{**ROBOT, "observation_drop_rate": 0.05, "observation_drop_sec": 1.5, "seed": 3},
         observation_delay_sec=0.03, observation_jitter_sec=0.02,
     )  # fmt: skip
 
-    def happened(*reasons: str) -> bool:
-        """These came in this order, others between."""
-        messages = iter([state.message for state in states])
-        return all(any(reason in message for message in messages) for reason in reasons)
+    def phases() -> list[tuple[DiagnosticStatus, list[list[float]]]]:
+        """The states that the shield changed to, each with the commands that came until the next."""
+        found: list[tuple[DiagnosticStatus, list[list[float]]]] = []
+        for message in heard:
+            if isinstance(message, Float64MultiArray):
+                if found:
+                    found[-1][1].append(list(message.data))
+            elif not found or found[-1][0].message != message.message:
+                found.append((message, []))
+        return found
 
-    world.wait(lambda: happened("TASK", "obs_silent", "TASK"), "a stop and a recovery from it")
+    def happened() -> bool:
+        """The task drove, a silence that was no mere hiccup stopped it, and then it drove again."""
+        kinds = iter([(state.message, len(commands)) for state, commands in phases()])
+        wanted = [("TASK", 3), ("STOP obs_silent", 10), ("TASK", 3)]
+        return all(any(kind == message and num >= least for kind, num in kinds) for message, least in wanted)
+
+    world.wait(happened, "a stop and a recovery from it")
+    drove = stopped = 0
+    for state, commands in phases():
+        sure = commands[2:-2]  # topics overtake each other
+        if state.message == "TASK":
+            assert state.level == DiagnosticStatus.OK
+            drove += any(any(command) for command in sure)
+        elif state.message == "STOP obs_silent":
+            assert state.level == DiagnosticStatus.ERROR
+            assert not np.any(sure)
+            stopped += bool(sure)
+    assert drove >= 1
+    assert stopped >= 1
 
 
 def test_robot_time_faster_than_the_clock(world: World) -> None:

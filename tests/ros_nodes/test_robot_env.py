@@ -500,13 +500,22 @@ def test_an_emergency_stop_by_topic_is_released_by_topic_and_interrupts_a_reset(
     assert "fault" not in env.step(np.float32([0.5]))[4]
 
 
-def test_emergency_stops_are_no_faults_that_end_a_run() -> None:
-    env, rail = make(robot_env={"max_faults": 1})
-    for _ in range(3):
-        rail.inputs.tripped = False
+def test_emergency_stops_neither_count_as_faults_nor_forgive_them() -> None:
+    env, rail = make(robot_env={"max_faults": 2})
+
+    def episode(cause: str) -> None:
         env.reset()
-        rail.inputs.tripped = True
-        env.step(np.float32([0.5]))
+        rail.inputs.tripped, rail.shared = cause == "emergency_stop", cause == "other_publisher"
+        assert env.step(np.float32([0.5]))[4]["fault"] == cause
+        rail.inputs.tripped = rail.shared = False
+
+    for cause in ("emergency_stop", "emergency_stop", "emergency_stop", "other_publisher", "emergency_stop"):
+        episode(cause)
+    assert rail.num_resets == 5
+    episode("other_publisher")
+    with pytest.raises(EnvironmentFault, match="2 episodes in a row ended by a fault, the last one by other_publisher"):
+        env.reset()
+    assert rail.num_resets == 6
 
 
 # ---------------------------------------------------------------------- reset

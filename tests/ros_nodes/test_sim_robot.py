@@ -139,9 +139,9 @@ def test_discrete_actions_and_faulty_environments_are_told_in_one_line() -> None
 # ------------------------------------------------------------------- links
 
 
-def link(**changes: float) -> Link[int]:
+def link(seed: int = 3, **changes: float) -> Link[int]:
     settings = {"delay_sec": 0.0, "jitter_sec": 0.0, "drop_rate": 0.0, "drop_sec": 0.0} | changes
-    return Link(**settings, rng=np.random.default_rng(3))
+    return Link(**settings, rng=np.random.default_rng(seed))
 
 
 def test_a_plain_link_delivers_at_once() -> None:
@@ -170,17 +170,22 @@ def test_delay_and_order_under_jitter() -> None:
 
 
 def test_drop_outs_are_seeded_and_last() -> None:
-    def received(drop_sec: float) -> list[int]:
-        lossy = link(drop_rate=0.05, drop_sec=drop_sec)
-        for number in range(2000):
-            lossy.put(number, number * 0.01)
+    period_sec = 1 / 128  # sums of it are exact
+
+    def received(num_periods: int, seed: int = 3) -> list[int]:
+        lossy = link(seed, drop_rate=0.05, drop_sec=num_periods * period_sec)
+        for number in range(5000):
+            lossy.put(number, number * period_sec)
         return lossy.take(1e9)
 
-    assert received(0.0) == received(0.0)
-    assert 0.02 < 1 - len(received(0.0)) / 2000 < 0.08
-    gaps = np.diff(received(0.1))
-    assert set(gaps[gaps > 1]) <= set(range(11, 60))  # at least the ten messages of 0.1 s
-    assert 1 - len(received(0.1)) / 2000 > 0.2
+    for num_periods in (0, 10):
+        assert received(num_periods) == received(num_periods) != received(num_periods, seed=4)
+    # Alone each is lost with 0.05, by four standard errors; otherwise the silences of 10 follow 19 messages on average.
+    assert 1 - len(received(0)) / 5000 == pytest.approx(0.05, abs=0.0124)
+    assert 1 - len(received(10)) / 5000 == pytest.approx(10 / 29, abs=0.06)
+    lost = np.diff([-1, *received(10)]) - 1
+    assert set(lost % 10) == {0}  # whole drop-outs, at times one right after another
+    assert 10 in lost
 
 
 # ------------------------------------------------------ mappings run backwards

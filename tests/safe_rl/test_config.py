@@ -177,20 +177,29 @@ def test_a_value_out_of_range_is_named_with_its_flag(make, flag, value):
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "edges", "beyond"),
     [
-        lambda: SACConfig(gamma=0, tau=1, alpha=0, hidden_sizes=()),
-        lambda: SACConfig(gamma=1),
-        lambda: RiskConfig(gamma_risk=0, eps_risk=0, pretrain_steps=0),
-        lambda: RiskConfig(eps_risk=1, positive_fraction=0.5),
-        lambda: AgentConfig(start_steps=0),
-        lambda: RecoveryRLConfig(demonstrations=True, task_pretrain_steps=5),
-        lambda: run_config(seed=0, updates_per_step=0, stop_at_success_rate=1.0),
-        lambda: run_config(seed=2**40, updates_per_step=0.25),
+        (SACConfig, {"gamma": 0, "tau": 1, "alpha": 0}, {"gamma": -1e-9, "tau": 1 + 1e-9, "alpha": -1e-9}),
+        (SACConfig, {"gamma": 1, "hidden_sizes": ()}, {"gamma": 1 + 1e-9, "hidden_sizes": (0,)}),
+        (SACConfig, {"target_entropy_share": 0}, {"target_entropy_share": -1e-9}),
+        (SACConfig, {"target_entropy_share": 1}, {"target_entropy_share": 1 + 1e-9}),
+        (RiskConfig, {"gamma_risk": 0, "eps_risk": 0}, {"gamma_risk": -1e-9, "eps_risk": -1e-9}),
+        (RiskConfig, {"gamma_risk": 1 - 1e-9, "eps_risk": 1}, {"gamma_risk": 1, "eps_risk": 1 + 1e-9}),
+        (RiskConfig, {"positive_fraction": 1e-9, "pretrain_steps": 0}, {"positive_fraction": 0, "pretrain_steps": -1}),
+        (RiskConfig, {"positive_fraction": 1 - 1e-9, "num_critics": 1}, {"positive_fraction": 1, "num_critics": 0}),
+        (AgentConfig, {"start_steps": 0, "batch_size": 1}, {"start_steps": -1, "batch_size": 0}),
+        (RecoveryRLConfig, {"demonstrations": True, "task_pretrain_steps": 5}, {"demonstrations": False}),
+        (run_config, {"seed": 0, "updates_per_step": 0}, {"seed": -1, "updates_per_step": -1e-9}),
+        (run_config, {"seed": 2**40, "stop_at_success_rate": 1.0}, {"stop_at_success_rate": 1 + 1e-9}),
     ],
+    ids=str,
 )
-def test_the_edges_of_the_ranges_are_allowed(make):
-    make()
+def test_the_edges_of_the_ranges_are_allowed_and_kept_and_nothing_beyond(make, edges, beyond):
+    made = make(**edges)
+    assert {name: getattr(made, name) for name in edges} == edges
+    for name, value in beyond.items():
+        with pytest.raises(UserError, match="it must be"):
+            make(**{**edges, name: value})
 
 
 # ------------------------------------------------------------------------------------------ presets and methods

@@ -11,7 +11,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 import toy_images
+from torch.nn.utils import parameters_to_vector
 from toy_images import STACK, Seen, Stacked
 
 from safe_rl.cli.main import main
@@ -19,6 +21,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.envs.factory import make_env
 from safe_rl.errors import EnvironmentFault
 from safe_rl.evaluation import evaluate
+from safe_rl.methods import make_agent
 from safe_rl.runs import load_run
 from safe_rl.shield.agent import ShieldAgent
 from safe_rl.shield.black_box import read_black_box
@@ -218,3 +221,15 @@ def test_the_unconstrained_method_trains_from_images(tmp_path):
     output = ("--output", tmp_path / "run", "--episodes", 2, "--start-steps", 5)
     safe_rl("train", "unconstrained", "--env", "toy_images:Seen", *output, *few)
     safe_rl("evaluate", tmp_path / "run", "--episodes", 1)
+    run = load_run(tmp_path / "run")
+    with (run.path / "episodes.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+    assert len(json.loads((run.path / "evaluation.json").read_text())["episodes"]) == 1
+    assert "risk" not in run.config
+    trained, obs = run.make_agent(), Seen().reset(seed=0)[0].reshape(1, -1)
+    assert not trained.has_risk
+    fresh = make_agent("unconstrained", trained.config, Seen().observation_space, Seen().action_space, seed=run.seed)
+    for learned, initial in ((trained.encoder, fresh.encoder), (trained.actor, fresh.actor)):
+        assert not torch.equal(parameters_to_vector(learned.parameters()), parameters_to_vector(initial.parameters()))
+    actions = [agent.act(obs, explore=False).action for agent in (trained, fresh)]
+    assert np.abs(actions[0] - actions[1]).max() > 1e-6

@@ -87,7 +87,14 @@ def test_resumes_exactly() -> None:
 
 def test_an_optimiser_of_nothing_can_be_saved() -> None:
     optimizer = FlatAdam([], 1e-2)
-    optimizer.load_state_dict(optimizer.state_dict())
+    state = optimizer.state_dict()
+    assert state == {"num_steps": 0}
+    state["num_steps"] += 5
+    assert optimizer.num_steps == 0  # what was saved is a copy
+    optimizer.load_state_dict(state)
+    assert optimizer.state_dict() == {"num_steps": 5}
+    with pytest.raises(ValueError, match="has entries"):
+        optimizer.load_state_dict({})
 
 
 def test_foreign_state_is_refused() -> None:

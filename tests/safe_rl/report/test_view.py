@@ -106,13 +106,22 @@ def test_a_screen_that_does_not_answer_is_named_before_a_window_is_tried(capsys,
 
 
 def test_a_screen_that_answers_is_found(monkeypatch, screen) -> None:
+    def fault(display: str) -> str | None:
+        monkeypatch.setenv("DISPLAY", display)
+        try:
+            require_screen()
+        except UserError as error:
+            return str(error)
+        return None
+
     monkeypatch.setattr("sys.platform", "linux")
-    require_screen()
-    monkeypatch.setenv("DISPLAY", f"{screen}.0")
-    require_screen()
+    assert fault(screen) is None
+    assert fault(f"{screen}.0") is None
+    assert f"DISPLAY is {screen}1 and nothing answers there" in str(fault(f"{screen}1"))
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("DISPLAY", f"localhost:{server.getsockname()[1] - 6000}")
-        require_screen()
+        display = f"localhost:{server.getsockname()[1] - 6000}"
+        assert fault(display) is None
+    assert f"DISPLAY is {display} and nothing answers there" in str(fault(display))  # it has just gone
 
 
 def test_mistakes(capsys, make_run, tmp_path) -> None:
