@@ -117,7 +117,8 @@ def test_a_screen_that_answers_is_found(monkeypatch, screen) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     assert fault(screen) is None
     assert fault(f"{screen}.0") is None
-    assert f"DISPLAY is {screen}1 and nothing answers there" in str(fault(f"{screen}1"))
+    for nobody in (f"{screen}1", f"{screen}1.0"):
+        assert f"DISPLAY is {nobody} and nothing answers there" in str(fault(nobody))
     with socket.create_server(("127.0.0.1", 0)) as server:
         display = f"localhost:{server.getsockname()[1] - 6000}"
         assert fault(display) is None
