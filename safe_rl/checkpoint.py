@@ -65,14 +65,24 @@ def load_newest(folder: Path) -> dict[str, Any]:
     """Loads the newest checkpoint in ``folder``.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: There is none, or it is damaged; where the former one can be read, the error says how to use that.
     """
     checkpoints = list_checkpoints(folder)
     if not checkpoints:
         raise UserError(
             f"no checkpoint in {folder}: the run was stopped before its first one, train it again with --overwrite"
         )
-    return load_state(checkpoints[-1])
+    newest = checkpoints[-1]
+    try:
+        content, tensors = _read(newest)
+    except UserError as error:
+        if len(checkpoints) == 1 or not _is_readable(checkpoints[-2]):
+            raise
+        raise UserError(
+            f"{error}; the checkpoint before it, {checkpoints[-2].name}, is whole: "
+            f"to use that, move {newest.name} out of {folder}"
+        ) from error
+    return _restored(newest, content, tensors)
 
 
 def has_state(folder: Path) -> bool:
@@ -98,16 +108,32 @@ def load_state(folder: Path) -> dict[str, Any]:
     """
     if not has_state(folder):
         raise UserError(f"no checkpoint at {folder}")
+    return _restored(folder, *_read(folder))
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Reads both files; raises ``UserError`` where they are damaged."""
     verify_manifest(folder)
     try:
-        content = json.loads((folder / "state.json").read_text())
-        tensors = load_file(folder / "tensors.safetensors")
+        return json.loads((folder / "state.json").read_text()), load_file(folder / "tensors.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"checkpoint {folder} cannot be read ({error}): restore it or train again") from error
+
+
+def _restored(folder: Path, content: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Puts together what was read; raises ``UserError`` where a newer version wrote it."""
     if content["format_version"] > FORMAT_VERSION:
         raise UserError(f"checkpoint {folder} is of the newer format {content['format_version']}: update safe_rl")
     state: dict[str, Any] = _join(content["state"], tensors)
     return state
+
+
+def _is_readable(folder: Path) -> bool:
+    try:
+        load_state(folder)
+    except UserError:
+        return False
+    return True
 
 
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

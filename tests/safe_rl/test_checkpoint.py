@@ -108,11 +108,63 @@ def test_damage_to_any_file_names_it(tmp_path, name, damage):
     assert "\n" not in str(caught.value)
 
 
+def damage(folder: Path, name: str = "tensors.safetensors") -> Path:
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_newest_checkpoint_tells_of_the_one_before_it_and_its_cure_works(tmp_path, name):
+    for step in (5, 40):
+        save_checkpoint(tmp_path / "run", step, {**STATE, "step": step})
+    victim = damage(tmp_path / "run" / "step_000000040", name)
+    with pytest.raises(UserError) as caught:
+        load_newest(tmp_path / "run")
+    message = str(caught.value)
+    assert str(victim) in message
+    assert "\n" not in message
+    assert message.endswith(
+        "; the checkpoint before it, step_000000005, is whole: "
+        f"to use that, move step_000000040 out of {tmp_path / 'run'}"
+    )
+    (tmp_path / "run" / "step_000000040").rename(tmp_path / "step_000000040")
+    assert equal({**STATE, "step": 5}, load_newest(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("former", ["none", "damaged", "of a newer format"])
+def test_a_former_checkpoint_is_named_only_where_it_can_be_read(tmp_path, former):
+    for step in (40,) if former == "none" else (5, 40):
+        save_checkpoint(tmp_path, step, STATE)
+    if former == "damaged":
+        damage(tmp_path / "step_000000005")
+    elif former == "of a newer format":
+        newer_format(tmp_path / "step_000000005")
+    victim = damage(tmp_path / "step_000000040")
+    with pytest.raises(UserError) as caught:
+        load_newest(tmp_path)
+    assert str(victim) in str(caught.value)
+    assert "before it" not in str(caught.value)
+
+
+def test_a_newest_checkpoint_of_a_newer_format_is_not_to_be_moved_away(tmp_path):
+    for step in (5, 40):
+        save_checkpoint(tmp_path, step, STATE)
+    newer_format(tmp_path / "step_000000040")
+    with pytest.raises(UserError, match=r"newer format 2: update safe_rl$"):
+        load_newest(tmp_path)
+
+
+def newer_format(folder: Path) -> None:
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+    storage.write_manifest(folder)
+
+
 def test_a_newer_format_asks_for_an_update(tmp_path):
     save_state(tmp_path / "s", STATE)
-    path = tmp_path / "s" / "state.json"
-    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
-    storage.write_manifest(tmp_path / "s")
+    newer_format(tmp_path / "s")
     with pytest.raises(UserError, match="newer format 2: update safe_rl"):
         load_state(tmp_path / "s")
 
