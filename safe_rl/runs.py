@@ -80,7 +80,9 @@ def _require_same_settings(folder: Path, saved: dict[str, Any], wanted: dict[str
         cure = "name it with --pretrained and " if is_pretraining(saved) else ""
         raise UserError(f"{folder} holds a {_kind(saved)}, not a {_kind(wanted)}: {cure}choose another --output")
     if name := first_difference(saved, wanted):
-        before, now = flat_settings(saved).get(name), flat_settings(wanted).get(name)
+        if version := other_version(saved, wanted, name):
+            raise UserError(f"{folder} was started by {version}: resume it with that one, or choose another --output")
+        before, now = flat_settings(saved)[name], flat_settings(wanted)[name]
         raise UserError(
             f"{folder} was started with {name} = {before}, not {now}: "
             "resume with the same settings, or choose another --output"
@@ -88,12 +90,25 @@ def _require_same_settings(folder: Path, saved: dict[str, Any], wanted: dict[str
 
 
 def first_difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The name of a setting that a run may not change and that two configurations disagree on; None where none does."""
+    """The name of a setting that a run may not change and that two configurations disagree on; None where none does.
+
+    One that only one of them has comes last: another method or environment has other sections, too.
+    """
     saved, wanted = flat_settings(saved), flat_settings(wanted)
-    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (name != "method", name)):
+    common = saved.keys() & wanted.keys()
+    for name in sorted(saved.keys() | wanted.keys(), key=lambda name: (name not in common, name != "method", name)):
         if name not in FREE_TO_CHANGE and saved.get(name) != wanted.get(name):
             return name
     return None
+
+
+def other_version(saved: dict[str, Any], wanted: dict[str, Any], name: str) -> str:
+    """What wrote ``saved``, where it and ``wanted`` differ in that only one of them has a setting; else empty."""
+    if name not in flat_settings(saved):
+        return f"a version without {name}"
+    if name not in flat_settings(wanted):
+        return f"a version with {name}, which this one does not have"
+    return ""
 
 
 def is_pretraining(config: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
 from safe_rl.report.curves import LABEL, read_run
 from safe_rl.report.groups import Group, Summary, summarize
-from safe_rl.runs import CONFIG, first_difference, read_config
+from safe_rl.runs import CONFIG, first_difference, other_version, read_config
 
 
 def prepare(config: CompareConfig) -> list[Job]:
@@ -76,10 +76,9 @@ def _check(job: Job, variant: Variant, env: CostEnv) -> None:
     wanted = {"method": variant.method, **dataclasses.asdict(arguments.run), **resolved.settings(images=images)}
     wanted = json.loads(json.dumps(wanted, default=str))
     if name := first_difference(saved, wanted):
-        raise UserError(
-            f"{job.folder} was run with another {name} than is asked for now: choose another --output, "
-            f"or delete {job.folder}"
-        )
+        version = other_version(saved, wanted, name)
+        how = f"by {version}" if version else f"with another {name} than is asked for now"
+        raise UserError(f"{job.folder} was run {how}: choose another --output, or delete {job.folder}")
 
 
 def write_labels(config: CompareConfig) -> None:

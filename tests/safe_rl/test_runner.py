@@ -15,9 +15,9 @@ import toys
 
 from safe_rl import pretraining
 from safe_rl.checkpoint import list_checkpoints, load_newest
-from safe_rl.config import RunConfig
+from safe_rl.config import RecoveryConfig, RecoveryRLConfig, RunConfig
 from safe_rl.errors import EnvironmentFault, UserError
-from safe_rl.runs import load_run
+from safe_rl.runs import first_difference, load_run, other_version
 from safe_rl.training import train
 
 METHODS = ["unconstrained", "recovery-rl"]
@@ -484,6 +484,30 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path, whole, corridor_data
     with pytest.raises(UserError, match=words):
         train_small(run, corridor_data, method, agent, resume=True, **changes)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_a_version_without_a_setting_is_told_as_such_on_resume(tmp_path):
+    train_small(tmp_path, None, "unconstrained", episodes=1)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sac"]["target_entropy_share"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError) as caught:
+        train_small(tmp_path, None, "unconstrained", episodes=2, resume=True)
+    assert str(caught.value) == (
+        f"{tmp_path} was started by a version without sac.target_entropy_share: "
+        "resume it with that one, or choose another --output"
+    )
+
+
+def test_a_section_that_comes_with_another_setting_is_not_taken_for_another_versions():
+    plain, planning = (
+        RecoveryRLConfig(recovery=RecoveryConfig(kind=kind)).settings(images=False)
+        for kind in ("model-free", "model-based")
+    )
+    assert "planner" in planning and "planner" not in plain
+    for saved, wanted in ((plain, planning), (planning, plain)):
+        assert first_difference(saved, wanted) == "recovery.kind"
+        assert other_version(saved, wanted, "recovery.kind") == ""
 
 
 def test_an_environment_of_other_shapes_is_noticed_on_resume(tmp_path, corridor_data, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safe_rl.compare.studies import STUDIES, Variant, parse_variant
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS
 from safe_rl.pretraining import PretrainConfig
+from safe_rl.runs import CONFIG
 
 OUT = Path("out")
 NAVIGATION = "safe_rl/Navigation2-v0"
@@ -124,6 +126,29 @@ def test_common_flags_go_to_the_methods_that_have_them():
 def test_flags_of_the_recovery_policy_are_for_the_pretraining_that_all_share():
     jobs = prepare(CompareConfig(NAVIGATION, OUT, ("rspo",), seeds="1", flags=("--recovery.hidden-sizes", "8", "8")))
     assert ["--recovery.hidden-sizes" in job.command for job in jobs] == [False, True, False]
+
+
+def test_a_run_of_a_version_with_other_settings_is_told_as_such(tmp_path):
+    small = ("--sac.hidden-sizes", "8", "--batch-size", "16", "--start-steps", "1000")
+    config = CompareConfig(
+        NAVIGATION, tmp_path, ("unconstrained",), seeds="1", transitions=100, episodes=1, flags=small, device="cpu"
+    )
+    for job in prepare(config):
+        assert main(list(job.command)) == 0
+    run = tmp_path / "unconstrained" / "seed1"
+    saved = json.loads((run / CONFIG).read_text())
+    prepare(config)  # nothing is wrong with it
+    lacking = {**saved, "sac": {name: value for name, value in saved["sac"].items() if name != "target_entropy_share"}}
+    for changed, words in (
+        (lacking, "by a version without sac.target_entropy_share"),
+        ({**saved, "luck": 0.5}, "by a version with luck, which this one does not have"),
+        ({**saved, "sac": {**saved["sac"], "gamma": 0.5}}, "with another sac.gamma than is asked for now"),
+        ({**lacking, "seed": 5}, "with another seed than is asked for now"),  # what is known to both comes first
+    ):
+        (run / CONFIG).write_text(json.dumps(changed))
+        with pytest.raises(UserError) as caught:
+            prepare(config)
+        assert str(caught.value) == f"{run} was run {words}: choose another --output, or delete {run}"
 
 
 def test_a_folder_of_many_flags_has_a_name_that_a_disk_takes():
