@@ -143,7 +143,9 @@ def _warn_of_another_environment(pretrained: Path, env: str) -> None:
     """Equal shapes need not mean the same; a robot after its simulation is the case where they do."""
     trained_in = read_config(pretrained)["env"]
     if trained_in != env:
-        logger.warning("%s was pretrained in %s, not in %s", pretrained, trained_in, env)
+        logger.warning(
+            "%s was pretrained in %s, not in %s: what it takes for risky is what was there", pretrained, trained_in, env
+        )
 
 
 def required_dataset(method: str, agent: SACAgent, run: ReadsOffline, env: CostEnv) -> OfflineDataset | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -256,13 +257,25 @@ def test_an_output_that_is_taken(fails, tmp_path, corridor_data):
 
 
 def test_a_damaged_checkpoint_is_not_resumed_from(fails, tmp_path):
-    command = arguments("train unconstrained", tmp_path / "run", "--episodes", 1)
+    command = arguments("train unconstrained", tmp_path / "run", "--checkpoint-every", 1)
     assert main(command) == 0
-    victim = list_checkpoints(tmp_path / "run" / "checkpoints")[-1] / "tensors.safetensors"
+    former, newest = list_checkpoints(tmp_path / "run" / "checkpoints")
+    victim = newest / "tensors.safetensors"
     content = bytearray(victim.read_bytes())
     content[-5] ^= 1
     victim.write_bytes(content)
-    assert str(victim) in fails(*command, "--resume", "--episodes", 2)
+    line = fails(*command, "--resume", "--episodes", 3)
+    assert str(victim) in line
+    assert f"{former.name}, is whole: to use that, move {newest.name} out of {newest.parent}" in line
+    before = rows(tmp_path / "run")
+    newest.rename(tmp_path / newest.name)
+    assert main([*command, "--resume", "--episodes", "3"]) == 0
+    after = rows(tmp_path / "run")
+    assert [row["episode"] for row in after] == ["0", "1", "2"]  # the second one is repeated
+    assert after[0] == before[0]
+    assert {name: value for name, value in after[1].items() if name != "wall_time_sec"} == {
+        name: value for name, value in before[1].items() if name != "wall_time_sec"
+    }
 
 
 def test_a_damaged_pretraining_is_not_used(fails, tmp_path, corridor_data):
@@ -273,14 +286,23 @@ def test_a_damaged_pretraining_is_not_used(fails, tmp_path, corridor_data):
     assert str(victim) in fails(*command)
 
 
-def test_a_pretraining_of_another_environment_is_told(tmp_path, corridor_data, caplog):
+def test_a_pretraining_of_another_environment_is_told_in_one_line(tmp_path, corridor_data, capsys, monkeypatch):
     assert main(arguments("pretrain", tmp_path / "pre", data=corridor_data)) == 0
-    more = ["--pretrained", tmp_path / "pre"]
-    assert main(arguments("train recovery-rl", tmp_path / "same", *more, data=corridor_data)) == 0
-    assert "was pretrained in" not in caplog.text
-    other = arguments("train recovery-rl", tmp_path / "other", *more, data=corridor_data, env="toys:OtherCorridor")
-    assert main(other) == 0
-    assert "was pretrained in toys:Corridor, not in toys:OtherCorridor" in caplog.text
+    monkeypatch.setattr(logging.root, "handlers", [])  # none yet, as in a process of its own
+
+    def warnings(output: str, env: str) -> list[str]:
+        capsys.readouterr()
+        more = ["--pretrained", tmp_path / "pre"]
+        assert main(arguments("train recovery-rl", tmp_path / output, *more, data=corridor_data, env=env)) == 0
+        return [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+
+    assert warnings("same", "toys:Corridor") == []
+    of_data, line = warnings("other", "toys:OtherCorridor")
+    assert f"dataset {corridor_data} was collected in" in of_data
+    assert line == (
+        f"safe-rl: warning: {tmp_path / 'pre'} was pretrained in toys:Corridor, not in toys:OtherCorridor: "
+        "what it takes for risky is what was there"
+    )
 
 
 @pytest.mark.parametrize(
