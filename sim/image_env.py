@@ -8,7 +8,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
@@ -62,7 +61,7 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
         self.randomization = Randomization(colours, light, camera, noise, latency)
         self._stream = PictureStream(self.randomization, image_size, frames)
         self.render_mode = env.render_mode
-        self.observation_space = spaces.Box(0, 255, (image_size, image_size, 3 * frames), np.uint8)
+        self.observation_space = self._stream.space
         self.action_space = env.action_space
         self._look = Look()
         self._drawer: PlaneRenderer | None = None

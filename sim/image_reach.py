@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from sim.drawn import Picture
 from sim.picture_stream import IMAGE_SIZE, PictureStream
@@ -67,7 +66,7 @@ class ImageReach(Reach):
         self._stream = PictureStream(self.randomization, image_size, frames)
         self.image_size, self.frames = image_size, frames
         super().__init__(render_mode, renderer)
-        self.observation_space = spaces.Box(0, 255, (image_size, image_size, 3 * frames), np.uint8)
+        self.observation_space = self._stream.space
         self._view = self.CAMERA
         self._look = ReachLook(COLOURS, CameraPose(), self.LIGHT[0])
 

@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from safe_rl.errors import UserError
 from sim.drawn import Picture
@@ -44,6 +45,11 @@ class PictureStream:
         """What the camera took at this step, late or not."""
         self._shown: list[Picture] = []
         """The frames of the present observation."""
+
+    @property
+    def space(self) -> spaces.Space[Picture]:
+        """What its observations are in."""
+        return spaces.Box(0, 255, (self.size, self.size, 3 * self.frames), np.uint8)
 
     def seed(self, seed: int | None) -> None:
         """Seeds the camera's random numbers; without a seed they go on."""
