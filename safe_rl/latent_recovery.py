@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from safe_rl.config import RecoveryConfig
 from safe_rl.cross_entropy import Cost
 from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import ReplayBuffer
@@ -15,7 +14,6 @@ from safe_rl.data.sequences import feature_sequences, require_windows
 from safe_rl.nets.latent_dynamics import LatentDynamics, consistency_loss, relative_errors
 from safe_rl.planner_config import PlannerConfig
 from safe_rl.planning_recovery import PlanningRecovery
-from safe_rl.risk import RiskCritic
 
 
 class LatentModelRecovery(PlanningRecovery):
@@ -24,34 +22,14 @@ class LatentModelRecovery(PlanningRecovery):
     The plan's cost is ``mean_k Q_risk(z_k, a_k)``, where ``z_0`` are the features that the risk critic's encoder makes
     of the image and the model tells the later ones.
 
-    Args:
-        state_dim: number of features.
-        act_dim: length of an action.
-        config: settings of recovery policies.
-        planner: settings of model and planner.
-        risk: judges; it is not trained here.
-        generator: CPU generator of the model's initial weights.
-        device: where the model computes.
-
-    Raises:
-        UserError: no search keeps to ``planner.budget_ms`` here.
+    Arguments and errors are those of ``PlanningRecovery``; ``state_dim`` is the number of features.
     """
 
     model: LatentDynamics
 
-    def __init__(
-        self,
-        state_dim: int,
-        act_dim: int,
-        config: RecoveryConfig,
-        planner: PlannerConfig,
-        risk: RiskCritic,
-        *,
-        generator: torch.Generator,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        model = LatentDynamics(state_dim, act_dim, planner.hidden_sizes, generator=generator)
-        super().__init__(state_dim, act_dim, config, planner, risk, model, device=device)
+    def _make_model(self, state_dim: int, act_dim: int, generator: torch.Generator) -> LatentDynamics:
+        """See ``PlanningRecovery``."""
+        return LatentDynamics(state_dim, act_dim, self.planner.hidden_sizes, generator=generator)
 
     def _cost(self, obs: Tensor, search: PlannerConfig, generator: torch.Generator) -> Cost:
         """See ``PlanningRecovery``; the model has no noise."""

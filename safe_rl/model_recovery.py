@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from safe_rl.config import RecoveryConfig
 from safe_rl.cross_entropy import Cost
 from safe_rl.data.replay_buffer import Batch, ReplayBuffer
 from safe_rl.nets.gaussian_ensemble import FastEnsemble, GaussianEnsemble
 from safe_rl.planner_config import PlannerConfig
 from safe_rl.planning_recovery import PlanningRecovery
-from safe_rl.risk import RiskCritic
 
 CHUNK = 2_000
 """States that are judged at once: their activations stay in the cache."""
@@ -29,37 +27,19 @@ class ModelBasedRecovery(PlanningRecovery):
     network of the ensemble from the first step to the last (TSinf). The particles' noise is drawn once a decision and
     is the same for all plans, so that plans differ by what they do and not by their luck.
 
-    Args:
-        state_dim: length of a state.
-        act_dim: length of an action.
-        config: settings of recovery policies.
-        planner: settings of model and planner.
-        risk: judges; it is not trained here.
-        generator: CPU generator of the model's initial weights, and of which data each network learns from.
-        device: where the model computes.
-
-    Raises:
-        UserError: no search keeps to ``planner.budget_ms`` here.
+    Arguments and errors are those of ``PlanningRecovery``.
     """
 
     has_particles = True
 
     model: GaussianEnsemble
 
-    def __init__(
-        self,
-        state_dim: int,
-        act_dim: int,
-        config: RecoveryConfig,
-        planner: PlannerConfig,
-        risk: RiskCritic,
-        *,
-        generator: torch.Generator,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        model = GaussianEnsemble(planner.ensemble_size, state_dim, act_dim, planner.hidden_sizes, generator=generator)
+    def _make_model(self, state_dim: int, act_dim: int, generator: torch.Generator) -> GaussianEnsemble:
+        """See ``PlanningRecovery``; decides too which data each network is to learn from."""
+        size, hidden_sizes = self.planner.ensemble_size, self.planner.hidden_sizes
+        model = GaussianEnsemble(size, state_dim, act_dim, hidden_sizes, generator=generator)
         self._bootstrap_seed = int(torch.randint(2**31, (), generator=generator))
-        super().__init__(state_dim, act_dim, config, planner, risk, model, device=device)
+        return model
 
     # ---------------------------------------------------------------- planning
 

@@ -38,7 +38,7 @@ class PlanningRecovery(QSamplingRecovery):
         config: settings of recovery policies.
         planner: settings of model and planner.
         risk: judges; it is not trained here.
-        model: what is learned.
+        generator: CPU generator of all that is random in the making of the model.
         device: where the model computes.
 
     Raises:
@@ -60,18 +60,18 @@ class PlanningRecovery(QSamplingRecovery):
         config: RecoveryConfig,
         planner: PlannerConfig,
         risk: RiskCritic,
-        model: nn.Module,
         *,
+        generator: torch.Generator,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__(act_dim, config, risk)
         self.planner = planner
-        self.model = model
+        self.model = self._make_model(state_dim, act_dim, generator)
         self.register_buffer("plans", torch.zeros(NUM_REMEMBERED, planner.horizon, act_dim))
         for name in ("num_episodes", "model_loss", "model_error"):
             self.register_buffer(name, torch.zeros(()))
         self.to(device)
-        self.optimizer = FlatAdam(model, planner.learning_rate)
+        self.optimizer = FlatAdam(self.model, planner.learning_rate)
         self._noise = torch.empty(0, device=device)
         self.search = planner
         """The settings that a plan is made with: the largest within the budget, where there is one."""
@@ -79,6 +79,10 @@ class PlanningRecovery(QSamplingRecovery):
             self.search = search_within(
                 planner, lambda search: self._duration(search, state_dim), particles=self.has_particles
             )
+
+    @abstractmethod
+    def _make_model(self, state_dim: int, act_dim: int, generator: torch.Generator) -> nn.Module:
+        """What is learned, of the sizes that ``planner`` says."""
 
     @abstractmethod
     def _cost(self, obs: torch.Tensor, search: PlannerConfig, generator: torch.Generator) -> Cost:
