@@ -20,7 +20,7 @@ from minari.dataset.minari_storage import MinariStorage
 from safe_rl.data.episodes import Episode, EpisodeTable, leaf_spaces, require_action_space
 from safe_rl.data.folders import METADATA_KEY, TABLE_FILE, data_folder, find_dataset
 from safe_rl.data.minari_files import read_episodes
-from safe_rl.envs.spaces import flat_dtype
+from safe_rl.envs.spaces import flat_dtype, image_shape
 from safe_rl.errors import UserError
 from safe_rl.storage import MANIFEST, verify_manifest
 from safe_rl.transitions import Transitions
@@ -216,7 +216,7 @@ class OfflineDataset:
 def require_compatible(
     name: str, own: tuple[gym.Space[Any], gym.Space[Any]], other: str, theirs: tuple[gym.Space[Any], gym.Space[Any]]
 ) -> None:
-    """Raises ``UserError`` where observation shapes or action spaces differ."""
+    """Raises ``UserError`` where observation shapes or action spaces differ, or one has images and one numbers."""
     shapes, other_shapes = (
         {path: leaf.shape for path, leaf in leaf_spaces(observation_space).items()}
         for observation_space in (own[0], theirs[0])
@@ -226,6 +226,12 @@ def require_compatible(
             f"{name} has observations of shape {_shapes(shapes)}, {other} of {_shapes(other_shapes)}: "
             "they do not belong together"
         )
+    for leaf, other_leaf in zip(*(leaf_spaces(space).values() for space in (own[0], theirs[0])), strict=True):
+        if (image_shape(leaf) is None) != (image_shape(other_leaf) is None):
+            raise UserError(
+                f"{name} has observations of type {leaf.dtype}, {other} of {other_leaf.dtype}: they do not belong "
+                "together; an image is a Box of uint8"
+            )
     if not _equal_actions(own[1], theirs[1]):
         raise UserError(f"{name} has actions {own[1]}, {other} has {theirs[1]}: they do not belong together")
 

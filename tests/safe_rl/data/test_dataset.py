@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from safe_rl.data.dataset import OfflineDataset
+from safe_rl.data.dataset import OfflineDataset, require_compatible
 from safe_rl.data.episodes import Episode, EpisodeTable
 from safe_rl.data.writer import OfflineDatasetWriter
 from safe_rl.envs.factory import make_env
@@ -374,6 +374,18 @@ def test_compatible_environments_pass(dataset: OfflineDataset, box_spaces) -> No
 def test_other_spaces_are_named(dataset: OfflineDataset, observation_space, action_space, message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataset.check_compatible(WithSpaces(observation_space, action_space))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_images_and_numbers_of_one_shape_do_not_belong_together(inside: bool) -> None:
+    """What learned from bytes would see a picture of numbers from 0 to 1 as black."""
+    picture, numbers = spaces.Box(0, 255, (8, 8, 3), np.uint8), spaces.Box(0, 1, (8, 8, 3), np.float32)
+    actions = spaces.Box(-1, 1, (1,))
+    one, other = (spaces.Dict({"camera": space}) if inside else space for space in (picture, numbers))
+    require_compatible("run", (one, actions), "environment", (one, actions))
+    for own, theirs, words in ((one, other, "type uint8.*of float32"), (other, one, "type float32.*of uint8")):
+        with pytest.raises(UserError, match=words):
+            require_compatible("run", (own, actions), "environment", (theirs, actions))
 
 
 def test_another_environment_with_equal_spaces_is_warned_of(
