@@ -15,7 +15,7 @@ from gymnasium.error import ResetNeeded
 
 from safe_rl.errors import UserError
 from sim.bullet import pybullet
-from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state
+from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state, damaged_state
 from sim.plane_view import CameraPose
 
 SUBSTEP_SEC = 1.0 / 240.0
@@ -261,15 +261,16 @@ class ArmEnv(DrawnEnv[npt.NDArray[Any]]):
         """
         if not self.world.is_open:
             raise UserError("the environment is closed: make a new one")
-        state, name = checked_state(self, state), type(self).__name__
+        state = checked_state(self, state)
         before = self._physics()
         try:
+            ended, rng = bool(state["ended"]), state["rng"]
             self._set_physics(state["physics"])
-            self.np_random.bit_generator.state = state["rng"]
-            self._ended = bool(state["ended"])
+            self.np_random.bit_generator.state = rng  # raises where it is none, and is then as before
         except (KeyError, TypeError, ValueError) as error:
             self._set_physics(before)
-            raise UserError(f"set_state of {name} was given a damaged state: {type(error).__name__}: {error}") from None
+            raise damaged_state(self, error) from None
+        self._ended = ended
         self._outcome = None
 
     def __reduce__(self) -> tuple[Any, ...]:

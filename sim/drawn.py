@@ -98,3 +98,8 @@ def checked_state(env: gym.Env[Any, Any], state: Any) -> dict[str, Any]:
         raise UserError(f"set_state of {name} was given a state of {theirs or 'another environment'}")
     checked: dict[str, Any] = state
     return checked
+
+
+def damaged_state(env: gym.Env[Any, Any], error: Exception) -> UserError:
+    """Returns what ``set_state`` raises where a state of this environment lacks something, or holds something else."""
+    return UserError(f"set_state of {type(env).__name__} was given a damaged state: {type(error).__name__}: {error}")

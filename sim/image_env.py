@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
-from sim.drawn import FloatArray, checked_state
+from sim.drawn import FloatArray, checked_state, damaged_state
 from sim.picture_stream import IMAGE_SIZE, PictureStream
 from sim.planar import PlanarEnv
 from sim.plane_view import RENDERERS, Look, Picture, PlaneRenderer, make_plane_renderer
@@ -108,11 +108,11 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
         return self._stream.observation(), float(reward), terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """Returns what ``set_state`` needs to go on from here, random numbers, camera and pictures included."""
+        """Returns what ``set_state`` needs to go on from here: random numbers, camera, pictures too (JSON-able)."""
         return {
             "environment": type(self).__name__,
             "robot": self.env.get_state(),
-            "look": self._look,
+            "look": self._look.to_json(),
             **self._stream.get_state(),
         }
 
@@ -122,15 +122,15 @@ class ImageEnv(gym.Env[Picture, FloatArray]):
         Raises:
             UserError: The state is of another environment, of other pictures, or damaged; nothing is changed.
         """
-        state, name = checked_state(self, state), type(self).__name__
+        state = checked_state(self, state)
         before = self._stream.get_state()
         try:
-            look = state["look"]
+            look = Look.from_json(state["look"])
             self._stream.set_state(state)
             self.env.set_state(state["robot"])
         except (KeyError, TypeError, ValueError) as error:
             self._stream.set_state(before)
-            raise UserError(f"set_state of {name} was given a state that does not fit: {error}") from None
+            raise damaged_state(self, error) from None
         except UserError:
             self._stream.set_state(before)
             raise

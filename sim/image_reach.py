@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sim.drawn import Picture
 from sim.picture_stream import IMAGE_SIZE, PictureStream
-from sim.plane_view import CameraPose
+from sim.plane_view import CameraPose, pose_from_json
 from sim.randomization import Randomization
 from sim.reach import Reach
 from sim.reach_world import COLOURS, Rgb
@@ -127,8 +127,7 @@ class ImageReach(Reach):
     def _set_physics(self, physics: dict[str, Any]) -> None:
         camera = physics["camera"]
         colours = {part: _three(camera["colours"][part]) for part in COLOURS}
-        pose = CameraPose(**{field.name: float(camera["pose"][field.name]) for field in fields(CameraPose)})
-        look = ReachLook(colours, pose, _three(camera["lamp"]))
+        look = ReachLook(colours, pose_from_json(camera["pose"]), _three(camera["lamp"]))
         super()._set_physics(physics)
         self._stream.set_state(camera)
         self._set_look(look)

@@ -11,7 +11,7 @@ from gymnasium.error import ResetNeeded
 
 from safe_rl.envs.protocols import OfflineSegment, PlaneMap
 from safe_rl.errors import UserError
-from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state
+from sim.drawn import DrawnEnv, FloatArray, Picture, checked_state, damaged_state
 
 
 class PlanarEnv(DrawnEnv[FloatArray]):
@@ -74,12 +74,19 @@ class PlanarEnv(DrawnEnv[FloatArray]):
         """Goes on from a state of ``get_state``, the random generator included; the drawn trail starts anew.
 
         Raises:
-            UserError: The state is of another environment.
+            UserError: The state is of another environment or damaged; nothing is changed.
         """
         state = checked_state(self, state)
-        self.np_random.bit_generator.state = state["rng"]
-        self._place(*state["position"])
-        self._ended = bool(state["ended"])
+        try:
+            x, y = map(float, state["position"])
+            ended = bool(state["ended"])
+            if not np.isfinite((x, y)).all():
+                raise ValueError(f"the position is ({x}, {y})")
+            self.np_random.bit_generator.state = state["rng"]  # raises where it is none
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged_state(self, error) from None
+        self._place(x, y)
+        self._ended = ended
         self._trail = [(self._x, self._y, None)]
         self._outcome = None
 

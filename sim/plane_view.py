@@ -8,8 +8,8 @@ acts on another's.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,39 @@ class Look:
 
     colours: Colours = Colours()
     pose: CameraPose = CameraPose()
+
+    def to_json(self) -> dict[str, Any]:
+        """Describes the look by JSON values."""
+        return {
+            "colours": {part: list(colour) for part, colour in asdict(self.colours).items()},
+            "pose": asdict(self.pose),
+        }
+
+    @classmethod
+    def from_json(cls, description: dict[str, Any]) -> Look:
+        """Returns the look that ``to_json`` described.
+
+        Raises:
+            KeyError: Something is missing.
+            TypeError: Something is no number.
+            ValueError: Something is no number, or a colour has not three channels.
+        """
+        colours = {}
+        for part in fields(Colours):
+            red, green, blue = map(int, description["colours"][part.name])
+            colours[part.name] = (red, green, blue)
+        return cls(Colours(**colours), pose_from_json(description["pose"]))
+
+
+def pose_from_json(description: dict[str, Any]) -> CameraPose:
+    """Returns the pose whose fields a dictionary holds.
+
+    Raises:
+        KeyError: One is missing.
+        TypeError: One is no number.
+        ValueError: One is no number.
+    """
+    return CameraPose(**{field.name: float(description[field.name]) for field in fields(CameraPose)})
 
 
 class PlaneCamera:

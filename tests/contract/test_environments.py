@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -259,6 +260,44 @@ def test_a_state_of_another_environment_is_refused_in_one_line(env_id: str) -> N
     assert env.get_state() == before  # type: ignore[attr-defined]
     env.close()
     other.close()
+
+
+def test_a_state_survives_json_and_goes_on_exactly(env: gym.Env[Any, Any]) -> None:
+    hooks: Any = env.unwrapped
+    rng = np.random.default_rng(0)
+    actions = [random_action(env, rng, 0.2) for _ in range(4)]
+    env.reset(seed=3)
+    env.step(actions[0])
+    state = json.loads(json.dumps(hooks.get_state()))
+    expected = [env.step(action)[:4] for action in actions] + [env.reset()[0]]
+    rollout(env, 4, steps=5)
+    other = make(env.spec.id)
+    other.reset(seed=8)
+    for restored in (env, other):
+        restored.reset()
+        restored.unwrapped.set_state(state)  # type: ignore[attr-defined]
+        for action, (obs, *rest) in zip(actions, expected[:-1], strict=True):
+            found, *others = restored.step(action)
+            np.testing.assert_array_equal(found, obs)
+            assert others[:3] == rest
+        np.testing.assert_array_equal(restored.reset()[0], expected[-1])
+    other.close()
+
+
+def test_a_damaged_state_is_refused_in_one_line_and_changes_nothing(env: gym.Env[Any, Any]) -> None:
+    hooks: Any = env.unwrapped
+    env.reset(seed=3)
+    damaged = hooks.get_state()
+    env.reset(seed=4)
+    before = hooks.get_state()
+    for entry in damaged.keys() - {"environment"}:
+        for change in ({key: value for key, value in damaged.items() if key != entry}, {**damaged, entry: "x"}):
+            if entry == "ended" and "ended" in change:
+                continue  # anything is true or false
+            with pytest.raises(UserError, match="set_state of") as error:
+                hooks.set_state(change)
+            assert "\n" not in str(error.value)
+            assert hooks.get_state() == before
 
 
 def test_the_map_agrees_with_what_the_environment_does(plane_env: gym.Env[Any, Any]) -> None:
