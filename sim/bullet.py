@@ -1,10 +1,15 @@
-"""PyBullet without the line that it writes to standard error when it is imported."""
+"""PyBullet without the line that it writes to standard error when it is imported, and the meshes that it draws here."""
 
 from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from typing import Any
+
+from safe_rl.errors import UserError
+
+ASSETS = Path(__file__).parent / "assets"
 
 
 def _import_quietly(name: str) -> Any:
@@ -24,3 +29,15 @@ def _import_quietly(name: str) -> Any:
 
 
 pybullet: Any = _import_quietly("pybullet")
+
+
+def mesh_file(name: str) -> str:
+    """Returns the path of a mesh of this package.
+
+    Raises:
+        UserError: It is not there. PyBullet would go on, and the thing would be missing from every picture.
+    """
+    path = ASSETS / name
+    if not path.is_file():
+        raise UserError(f"the mesh {path} is missing: install safe_rl again, its package sim brings it")
+    return str(path)

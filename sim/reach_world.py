@@ -15,7 +15,7 @@ import numpy.typing as npt
 from safe_rl.envs.protocols import Box2D
 from safe_rl.errors import UserError
 from sim.arm import SUBSTEP_SEC, World
-from sim.bullet import pybullet
+from sim.bullet import mesh_file, pybullet
 
 Vector = npt.NDArray[np.float64]
 Rgb = tuple[float, float, float]
@@ -46,7 +46,7 @@ COLOURS: dict[str, Rgb] = {
 }
 """RGB colours of the parts, each channel in [0, 1]."""
 
-_CUBE = Path(__file__).parent / "assets" / "cube.obj"
+_CUBE = "cube.obj"
 """Of half-width 1. OpenGL's renderer shades Bullet's own boxes as if they were balls."""
 
 _ELBOW_UP = (0.0, -0.4, 0.0, -2.2, 0.0, 1.9, 0.785)
@@ -179,7 +179,7 @@ class ReachWorld(World):
         """
         shape = pybullet.createVisualShape(
             pybullet.GEOM_MESH,
-            fileName=str(_CUBE),
+            fileName=mesh_file(_CUBE),
             meshScale=[(box.x_max - box.x_min) / 2, (box.y_max - box.y_min) / 2, height / 2],
             visualFramePosition=[(box.x_min + box.x_max) / 2, (box.y_min + box.y_max) / 2, bottom + height / 2],
             rgbaColor=[*COLOURS[part], 1.0],
@@ -224,6 +224,9 @@ def load_panda(client: int) -> tuple[int, int]:
     text = re.sub(r'(panda_finger_joint\d)" type="prismatic"', r'\1" type="fixed"', text)
     text = re.sub(r'<material name="panda_\w+"(/>|>.*?</material>)', _material("arm"), text, flags=re.DOTALL)
     text = text.replace("</robot>", _STYLUS)
+    for mesh in re.findall(r'<mesh filename="(.*?)"', text):
+        if not Path(mesh).is_file():  # PyBullet says so in a dozen lines
+            raise UserError(f"the arm's mesh {mesh} is missing: pip install --force-reinstall pybullet")
     with tempfile.TemporaryDirectory() as temporary:  # Bullet reads files only
         file = os.path.join(temporary, "panda.urdf")
         Path(file).write_text(text)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from pathlib import Path
 
 from safe_rl.envs.protocols import PlaneMap
-from sim.bullet import pybullet
+from sim.bullet import mesh_file, pybullet
 from sim.plane_view import Look, Picture, PlaneCamera, drawn_radius, view_extent
 from sim.rendering import capture, connect, disconnect
 
@@ -15,7 +14,6 @@ SMOOTHING = {"tiny": 3, "egl": 4}
 
 _LAYER = 1e-3
 """Distance between floor, goal, walls and robot, in widths of the view: far enough apart to tell which is on top."""
-_ASSETS = Path(__file__).parent / "assets"
 _UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 
 
@@ -82,7 +80,7 @@ class BulletPlaneRenderer:
         """
         shape = pybullet.createVisualShape(
             pybullet.GEOM_MESH,
-            fileName=str(_ASSETS / mesh),
+            fileName=mesh_file(mesh),
             meshScale=[*half_size, 1.0],
             visualFramePosition=place,
             specularColor=[0.0, 0.0, 0.0],

@@ -14,6 +14,8 @@ pytest.importorskip("pybullet")
 
 from sim.bullet import pybullet
 from sim.image_reach import ImageReach
+from sim.navigation import NAVIGATION2_MAP
+from sim.plane_view import make_plane_renderer
 from sim.reach import BLOCKS, GOAL, MAX_MOVE, WORKSPACE, Reach
 from sim.reach_world import STYLUS_RADIUS, joint_table
 
@@ -208,6 +210,23 @@ def test_a_missing_arm_model_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (tmp_path / "franka_panda" / "panda.urdf").write_text("<robot name='panda'></robot>")
     with pytest.raises(UserError, match="meshes"):
         Reach()
+    (tmp_path / "franka_panda" / "panda.urdf").write_text(
+        """<robot name="panda"><link name="panda_hand"><visual><geometry><mesh filename="package://meshes/visual/hand.obj"/>
+        </geometry></visual></link></robot>"""
+    )
+    with pytest.raises(UserError, match=r"meshes/collision/hand\.obj is missing"):
+        Reach()
+
+
+@pytest.mark.parametrize("made", ["reach", "tiny"])
+def test_a_missing_mesh_of_our_own_is_named(made: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """PyBullet goes on without it, and a policy would learn from pictures without obstacles."""
+    from sim import bullet
+
+    monkeypatch.setattr(bullet, "ASSETS", tmp_path)
+    with pytest.raises(UserError, match=r"mesh .*\.obj is missing") as error:
+        ImageReach() if made == "reach" else make_plane_renderer("tiny", NAVIGATION2_MAP, 32)
+    assert "\n" not in str(error.value)
 
 
 def test_a_start_in_a_block_is_refused(env: Reach) -> None:
