@@ -187,12 +187,13 @@ def test_a_value_out_of_range_is_named_with_its_flag(make, flag, value):
         (RiskConfig, {"gamma_risk": 1 - 1e-9, "eps_risk": 1}, {"gamma_risk": 1, "eps_risk": 1 + 1e-9}),
         (RiskConfig, {"positive_fraction": 1e-9, "pretrain_steps": 0}, {"positive_fraction": 0, "pretrain_steps": -1}),
         (RiskConfig, {"positive_fraction": 1 - 1e-9, "num_critics": 1}, {"positive_fraction": 1, "num_critics": 0}),
+        (RiskConfig, {"quantile": 0, "conservatism": 0}, {"quantile": -1e-9, "conservatism": -1e-9}),
+        (RiskConfig, {"quantile": 1}, {"quantile": 1 + 1e-9}),
         (AgentConfig, {"start_steps": 0, "batch_size": 1}, {"start_steps": -1, "batch_size": 0}),
         (RecoveryRLConfig, {"demonstrations": True, "task_pretrain_steps": 5}, {"demonstrations": False}),
         (run_config, {"seed": 0, "updates_per_step": 0}, {"seed": -1, "updates_per_step": -1e-9}),
         (run_config, {"seed": 2**40, "stop_at_success_rate": 1.0}, {"stop_at_success_rate": 1 + 1e-9}),
     ],
-    ids=str,
 )
 def test_the_edges_of_the_ranges_are_allowed_and_kept_and_nothing_beyond(make, edges, beyond):
     made = make(**edges)
