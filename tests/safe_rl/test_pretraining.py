@@ -206,5 +206,5 @@ def test_settings_that_may_change_on_resume(tmp_path):
         prepare_run_folder(
             tmp_path / "run", {**moved, "sac": {"tau": 0.2, "sizes": (1, 2)}}, resume=True, overwrite=False
         )
-    with pytest.raises(UserError, match="new_option = None, not 1"):
+    with pytest.raises(UserError, match="by a version without new_option"):
         prepare_run_folder(tmp_path / "run", {**moved, "new_option": 1}, resume=True, overwrite=False)
