@@ -68,7 +68,7 @@ class RiskCritic(nn.Module):
     def in_precision(self, precision: Precision) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """``forward`` with the products between hidden layers in another precision."""
         critics = self.critics.in_precision(precision)
-        return lambda obs, action: critics.ranked(torch.cat([obs, action], dim=1), self.config.rank).sigmoid()
+        return lambda obs, action: self._read(critics, obs, action)
 
     @torch.no_grad()
     def target(self, batch: Batch, next_obs: torch.Tensor, next_action: torch.Tensor) -> torch.Tensor:
