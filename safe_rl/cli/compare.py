@@ -20,7 +20,6 @@ from safe_rl.compare.jobs import Job
 from safe_rl.compare.processes import LocalStarter
 from safe_rl.compare.table import HEADINGS, cells, markdown
 from safe_rl.report.groups import Group, Summary
-from safe_rl.report.plots import overview
 
 _REFRESH_SEC = 1.0
 _LINE_EVERY_SEC = 60.0
@@ -49,6 +48,8 @@ def run_compare(config: CompareConfig) -> int:
     if not config.table:
         (config.output / TABLE).write_text(markdown(groups, len(config.all_seeds())), encoding="utf-8")
         if groups:
+            from safe_rl.report.plots import overview  # matplotlib takes its time, and bad input need not wait for it
+
             (config.output / CURVES).write_text(overview([group for group, _ in groups]), encoding="utf-8")
             show(f"curves: {config.output / CURVES}")
     show(f"more: safe-rl report {config.output} --output {config.output / 'report.html'}")
