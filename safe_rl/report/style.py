@@ -130,7 +130,8 @@ def to_svg_file(figure: Figure) -> str:
     svg = _svg_of(figure, facecolor="white")
     for stand_in, color in (*_ON_WHITE.items(), *((series_color(i), pair[0]) for i, pair in enumerate(PALETTE))):
         svg = svg.replace(stand_in, color)
-    return re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough, and half the size
+    svg = re.sub(r" \n(?=[LMz])", " ", svg)  # one line a path, not one a point
+    return re.sub(r"(\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is enough, and a quarter less to store
 
 
 def _svg_of(figure: Figure, **options: Any) -> str:
