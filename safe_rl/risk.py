@@ -76,22 +76,24 @@ class RiskCritic(nn.Module):
         next_risk = self._read(self.targets, next_obs, next_action)
         return batch.cost + (1 - batch.cost) * (1 - batch.terminated) * self.config.gamma_risk * next_risk
 
-    def loss(self, obs: torch.Tensor, action: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Distance of every member to ``target`` (B,), summed over the ensemble and averaged over the batch."""
-        logits = self.logits(obs, action)
-        target = target.expand_as(logits)
-        if self.config.loss == "mse":
-            return functional.mse_loss(logits.sigmoid(), target, reduction="sum") / logits.shape[1]
-        return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum") / logits.shape[1]
+    def loss(
+        self, obs: torch.Tensor, action: torch.Tensor, target: torch.Tensor, proposal: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Distance of every member to ``target`` (B,), summed over the ensemble and averaged over the batch.
 
-    def optimism(self, obs: torch.Tensor, action: torch.Tensor, proposal: torch.Tensor) -> torch.Tensor:
-        """How much less risky the members call proposals (B, act_dim) than the data's actions, on average; summed.
-
-        Times ``conservatism`` it is the regulariser of conservative safety critics (arXiv 2010.14497, eq. 2), which
-        overestimates the risk of what a policy proposes and the data do not show.
+        With proposals (B, act_dim) it is conservative: ``conservatism`` times how much less risky the members call
+        them than the data's actions is added. That is the regulariser of conservative safety critics (arXiv 2010.14497,
+        eq. 2), which overestimates the risk of what a policy proposes and the data do not show.
         """
-        of_data, of_proposals = (self.logits(obs, actions).sigmoid().mean(1) for actions in (action, proposal))
-        return (of_data - of_proposals).sum()
+        logits = self.logits(obs, action)
+        if self.config.loss == "mse":
+            loss = functional.mse_loss(logits.sigmoid(), target.expand_as(logits), reduction="sum")
+        else:
+            loss = functional.binary_cross_entropy_with_logits(logits, target.expand_as(logits), reduction="sum")
+        if proposal is not None:
+            optimism = logits.sigmoid() - self.logits(obs, proposal).sigmoid()
+            loss = loss + self.config.conservatism * optimism.sum()
+        return loss / logits.shape[1]
 
     def make_optimizer(self, encoders: Iterable[nn.Module] = ()) -> FlatAdam:
         """The optimiser of the critics, and of what they look through."""

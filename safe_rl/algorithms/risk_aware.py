@@ -181,11 +181,10 @@ class RiskAwareAgent(SACAgent):
         apart = self.risk_encoder is not self.encoder
         with torch.no_grad():
             next_action = self._next_action(next_obs, pretraining, batch.next_obs if apart else None)
-        loss = self.risk_critic.loss(obs, batch.action, self.risk_critic.target(batch, next_obs, next_action))
-        if pretraining and self.config.risk.conservatism > 0:
-            with torch.no_grad():
-                proposal = self._proposal(obs, pretraining, batch.obs if apart else None)
-            loss = loss + self.config.risk.conservatism * self.risk_critic.optimism(obs, batch.action, proposal)
+            target = self.risk_critic.target(batch, next_obs, next_action)
+            conservative = pretraining and self.config.risk.conservatism > 0
+            proposal = self._proposal(obs, pretraining, batch.obs if apart else None) if conservative else None
+        loss = self.risk_critic.loss(obs, batch.action, target, proposal)
         self.risk_optimizer.step(loss)
         self.risk_critic.update_targets()
         return {"risk/loss": loss.detach()}, obs.detach()

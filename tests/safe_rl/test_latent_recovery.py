@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from planning_commands import PlanningCommands
 from toy_images import Seen, image_config, walk
 from toys import recovery_config
 
 from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
-from safe_rl.cli.main import main
 from safe_rl.config import RecoveryConfig, RecoveryRLConfig
 from safe_rl.data.sequences import feature_sequences
 from safe_rl.errors import UserError
@@ -286,37 +285,20 @@ NETWORKS = [
 
 
 def test_through_the_commands_resumed_and_refused(tmp_path, capsys):
-    def safe_rl(*arguments: object) -> int:
-        return main([str(argument) for argument in arguments])
-
-    def train(name: str, episodes: int, *more: object) -> list[list[str]]:
-        given = ("--dataset", tmp_path / "data", "--pretrained", tmp_path / "pretrained", "--output", tmp_path / name)
-        command = ("train", "recovery-rl", "--env", "toy_images:Seen", *given, *NETWORKS, "--episodes", episodes)
-        assert safe_rl(*command, "--log-every", 10, "--task-pretrain-steps", 5, *more) == 0
-        with (tmp_path / name / "episodes.csv").open() as file:
-            return [row[:-1] for row in csv.reader(file)]  # all but the time
-
-    def refused(*arguments: object) -> str:
-        capsys.readouterr()
-        assert safe_rl(*arguments) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-        return line
-
-    env = ("--env", "toy_images:Seen")
-    assert safe_rl("collect", *env, "--output", tmp_path / "data", "--transitions", 300, "--policy", "random") == 0
-    data = ("--dataset", tmp_path / "data")
-    assert safe_rl("pretrain", *env, *data, "--output", tmp_path / "pretrained", *NETWORKS) == 0
-    whole = train("whole", 4)
-    train("parts", 2)
-    assert train("parts", 4, "--resume") == whole
+    commands = PlanningCommands(tmp_path, "toy_images:Seen", NETWORKS, capsys)
+    collected = ("--output", tmp_path / "data", "--transitions", 300, "--policy", "random")
+    assert commands.run("collect", "--env", "toy_images:Seen", *collected) == 0
+    commands.pretrain()
+    whole = commands.train("whole", 4)
+    commands.train("parts", 2)
+    assert commands.train("parts", 4, "--resume") == whole
     assert sum(int(row[whole[0].index("recovery_steps")]) for row in whole[1:]) > 0
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["recovery/model_loss"] > 0
-    assert safe_rl("evaluate", tmp_path / "whole", "--episodes", 2) == 0
-    line = refused("export", tmp_path / "whole", "--output", tmp_path / "bundle")
+    assert commands.run("evaluate", tmp_path / "whole", "--episodes", 2) == 0
+    line = commands.refused("export", tmp_path / "whole", "--output", tmp_path / "bundle")
     assert line.startswith("safe-rl: error: ")
     assert "recovers by planning (latent-model), which a bundle cannot hold" in line
-    new = (*data, "--output", tmp_path / "new", *NETWORKS)
-    assert "--workers is 1: --recovery.kind latent-model" in refused("train", "recovery-rl", *env, *new, "--workers", 1)
-    line = refused("train", "recovery-rl", *env, *new, "--pretrained", tmp_path / "pretrained", "--planner.horizon", 2)
+    assert "--workers is 1: --recovery.kind latent-model" in commands.refused_training("--workers", 1)
+    line = commands.refused_training("--pretrained", tmp_path / "pretrained", "--planner.horizon", 2)
     assert "was pretrained with planner.horizon = 3, not 2" in line

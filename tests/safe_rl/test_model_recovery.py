@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import statistics
 import time
@@ -12,10 +11,10 @@ import pytest
 import torch
 import toys
 from gymnasium import spaces
+from planning_commands import PlanningCommands
 from toys import recovery_config
 
 from safe_rl.algorithms.recovery_rl import RecoveryRLAgent
-from safe_rl.cli.main import main
 from safe_rl.config import RecoveryConfig, RecoveryRLConfig, RunConfig
 from safe_rl.data.replay_buffer import ReplayBuffer
 from safe_rl.envs.factory import make_env
@@ -406,75 +405,35 @@ def test_a_run_keeps_the_planners_settings_only_where_there_is_one():
 
 NETWORKS = [
     *("--batch-size", "16", "--device", "cpu", "--sac.hidden-sizes", "32", "--risk.hidden-sizes", "32"),
-    *(
-        "--risk.eps-risk",
-        "0.05",
-        "--replay-capacity",
-        "2000",
-        "--recovery",
-        "model-based",
-        "--risk.pretrain-steps",
-        "20",
-    ),
-    *(
-        "--planner.hidden-sizes",
-        "16",
-        "--planner.population",
-        "32",
-        "--planner.elites",
-        "4",
-        "--planner.iterations",
-        "2",
-    ),
-    *("--planner.particles", "4", "--planner.ensemble-size", "2", "--planner.horizon", "3"),
-    *("--planner.pretrain-steps", "20", "--planner.refresh-every", "2", "--planner.refresh-steps", "5"),
+    *("--risk.eps-risk", "0.05", "--replay-capacity", "2000", "--risk.pretrain-steps", "20"),
+    *("--recovery", "model-based", "--planner.hidden-sizes", "16", "--planner.population", "32"),
+    *("--planner.elites", "4", "--planner.iterations", "2", "--planner.particles", "4", "--planner.ensemble-size", "2"),
+    *("--planner.horizon", "3", "--planner.pretrain-steps", "20"),
+    *("--planner.refresh-every", "2", "--planner.refresh-steps", "5"),
 ]
 
 
 def test_through_the_commands_resumed_and_refused(tmp_path, capsys):
-    def safe_rl(*arguments: object) -> int:
-        return main([str(argument) for argument in arguments])
-
-    def train_run(name: str, episodes: int, *more: object) -> list[list[str]]:
-        given = ("--dataset", tmp_path / "data", "--pretrained", tmp_path / "pretrained", "--output", tmp_path / name)
-        command = ("train", "recovery-rl", "--env", "toys:Corridor", *given, *NETWORKS, "--episodes", episodes)
-        assert safe_rl(*command, "--log-every", 10, "--task-pretrain-steps", 5, *more) == 0
-        with (tmp_path / name / "episodes.csv").open() as file:
-            return [row[:-1] for row in csv.reader(file)]  # all but the time
-
-    def refused(*arguments: object) -> str:
-        capsys.readouterr()
-        assert safe_rl(*arguments) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-        return line
-
-    env, data = ("--env", "toys:Corridor"), ("--dataset", tmp_path / "data")
+    commands = PlanningCommands(tmp_path, "toys:Corridor", NETWORKS, capsys)
     toys.collect_corridor(tmp_path / "data")
-    assert safe_rl("pretrain", *env, *data, "--output", tmp_path / "pretrained", *NETWORKS) == 0
-    whole = train_run("whole", 4)
-    train_run("parts", 2)
-    assert train_run("parts", 4, "--resume") == whole
+    commands.pretrain()
+    whole = commands.train("whole", 4)
+    commands.train("parts", 2)
+    assert commands.train("parts", 4, "--resume") == whole
     assert sum(int(row[whole[0].index("recovery_steps")]) for row in whole[1:]) > 0
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["recovery"]["kind"] == "model-based"
     rows = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert "recovery/model_error" in rows[-1]
-    assert safe_rl("evaluate", tmp_path / "whole", "--episodes", 2) == 0
-    line = refused("export", tmp_path / "whole", "--output", tmp_path / "bundle")
+    assert commands.run("evaluate", tmp_path / "whole", "--episodes", 2) == 0
+    line = commands.refused("export", tmp_path / "whole", "--output", tmp_path / "bundle")
     assert "recovers by planning (model-based), which a bundle cannot hold" in line
-    new = ("train", "recovery-rl", *env, *data, "--output", tmp_path / "new", *NETWORKS)
-    assert "--workers is 1: --recovery.kind model-based" in refused(*new, "--workers", 1)
-    assert "--num-envs is 2: --planner.budget-ms" in refused(*new, "--num-envs", 2, "--planner.budget-ms", 50)
-    line = refused(*new, "--pretrained", tmp_path / "pretrained", "--planner.ensemble-size", 4)
+    refused = commands.refused_training
+    assert "--workers is 1: --recovery.kind model-based" in refused("--workers", 1)
+    assert "--num-envs is 2: --planner.budget-ms" in refused("--num-envs", 2, "--planner.budget-ms", 50)
+    line = refused("--pretrained", tmp_path / "pretrained", "--planner.ensemble-size", 4)
     assert "was pretrained with planner.ensemble_size = 2, not 4" in line
-    impact = (
-        "train",
-        "recovery-impact",
-        *env,
-        *data,
-        "--output",
-        tmp_path / "impact",
-        "--recovery.kind",
-        "model-based",
-    )
-    assert "only recovery-rl plans" in refused(*impact)
-    assert not (tmp_path / "new").exists()
+
+
+def test_recovery_impact_does_not_plan(tmp_path, capsys):
+    commands = PlanningCommands(tmp_path, "toys:Corridor", ["--recovery.kind", "model-based"], capsys)
+    assert "only recovery-rl plans" in commands.refused_training(method="recovery-impact")

@@ -73,16 +73,17 @@ def test_the_safety_bellman_backup_of_a_cost_is_this_target(gamma, next_risk, vi
     assert (value - safe) / (failed - safe) == pytest.approx(target, abs=1e-5)
 
 
-def test_how_optimistic_members_are_by_hand():
-    critic = constant_critic([0.5, 0.5], [0.5, 0.5])
+def test_the_price_of_optimism_by_hand():
+    critic = constant_critic([0.5, 0.5], [0.5, 0.5], conservatism=3.0)
     with torch.no_grad():
         for unit, slope in zip(critic.critics.units(), (2.0, -1.0), strict=True):
             unit[0].weight[2, 0] = slope  # of the action
     obs, action, proposal = torch.zeros(2, 2), torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
-    expected = sum(0.5 - (1 / (1 + math.exp(-slope)) + 0.5) / 2 for slope in (2.0, -1.0))
-    optimism = critic.optimism(obs, action, proposal)
-    assert optimism.item() == pytest.approx(expected, abs=1e-6)
-    optimism.backward()  # a step against it raises the risk of what is proposed
+    optimism = sum(0.5 - (1 / (1 + math.exp(-slope)) + 0.5) / 2 for slope in (2.0, -1.0))
+    target = torch.full((2,), 0.5)  # what the members say of the data: nothing else moves them
+    loss = critic.loss(obs, action, target, proposal)
+    assert (loss - critic.loss(obs, action, target)).item() == pytest.approx(3.0 * optimism, abs=1e-6)
+    loss.backward()  # a step against it raises the risk of what is proposed
     assert critic.critics.views_of(critic.critics.flat.grad)[0][0].weight[2, 0] < 0
 
 
