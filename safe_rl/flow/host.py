@@ -57,7 +57,8 @@ class Signal:
     error: BaseException | None = None
     traceback: str = ""
     call_id: int = -1
-    incarnation: str = ""
+    hello: Hello | None = None
+    """Who does not know the stream."""
 
     def raise_error(self, where: str) -> None:
         """Raises what was raised on the actor, with the stage's name and the actor's traceback."""
@@ -109,8 +110,10 @@ class Host:
 
     def hello(self) -> Hello | Signal:
         """Answers who this is, or why there is no object."""
-        hello = Hello(self.incarnation, os.getpid(), socket.gethostname(), library_versions())
-        return self._failed or hello
+        return self._failed or self._introduction()
+
+    def _introduction(self) -> Hello:
+        return Hello(self.incarnation, os.getpid(), socket.gethostname(), library_versions())
 
     def install(self, stream_id: str, stream: Stream) -> None:
         """Learns the stages of a stream."""
@@ -128,7 +131,7 @@ class Host:
             return unread
         installed = self._streams.get(stream_id)
         if installed is None:
-            return Signal("unknown", incarnation=self.incarnation)
+            return Signal("unknown", hello=self._introduction())
         produce, stream = installed
         name = stream.name
         token = CURRENT.set(self._metrics)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from safe_rl.flow.engine import LostReply, Ref, State, Token
-from safe_rl.flow.host import COUNTER, Hello, Signal, Stream
+from safe_rl.flow.host import COUNTER, Signal, Stream
 from safe_rl.flow.source import LIMIT_SEC, WaitingSource
 
 if TYPE_CHECKING:
@@ -160,8 +160,8 @@ class Puller(WaitingSource):
             self._ended.add(handle.index)
         elif signal.kind == "skipped":
             self.ask(handle)
-        elif signal.kind == "unknown":  # another process than the one that was taught
-            handle.note_restart(Hello(signal.incarnation, 0, ""))
+        elif signal.kind == "unknown" and signal.hello is not None:  # another process than the one that was taught
+            handle.note_restart(signal.hello)
             self.engine.install(handle.actor, self._stream_id, self._packed)
             handle.last_stream = ""
             self.ask(handle)

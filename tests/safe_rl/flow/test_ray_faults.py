@@ -84,6 +84,7 @@ def test_a_round_is_whole_although_a_worker_is_killed(ray_backend: Backend, faul
     second = next(stream)
     assert [item[0] for item in second] == [0, 1]
     assert second[1][1] != first[1][1]
+    assert processes(group) == [item[1] for item in second]
     assert [item[3] for item in second] == [0, 7]
     assert faults.restarts == 1
     assert faults.lost_items <= 1
