@@ -38,7 +38,9 @@ from safe_rl.report.style import (
     RECOVERY_COLOR,
     TASK_COLOR,
     ZONE_COLOR,
-    assign_colors,
+    assign_series,
+    color_name,
+    line_name,
     palette_css,
 )
 
@@ -82,7 +84,10 @@ class Card:
     """The headline of one method."""
 
     group: Group
-    color: int
+    color: str
+    """Name of its colour in the page's style."""
+    line: str
+    """Name of how its lines are drawn."""
     summary: Summary
     offline: str | None
     """What is known of the offline data."""
@@ -162,8 +167,8 @@ def _section(
     groups = group_runs(runs)
     if len(groups) > MAX_TOLD:
         groups.sort(key=lambda group: -summarize(group).ratio.mean)
-    colors = assign_colors([(group.label, group.method) for group in groups])
-    cards = [_card(group, colors[group.label]) for group in groups]
+    series = assign_series([(group.label, group.method) for group in groups])
+    cards = [_card(group, series[group.label]) for group in groups]
     everyone = [run.episodes for run in runs]
     said = [unequal_task_data(groups), *(crashing_pays(group, everyone) for group in groups)]
     lessons = [text for text in said if text is not None]
@@ -185,8 +190,8 @@ def _section(
         cards=cards,
         lessons=lessons,
         notes=notes + _oddities(groups),
-        plots=curve_plots(groups, colors, anchor),
-        metrics=metric_plots(groups, colors, anchor),
+        plots=curve_plots(groups, series, anchor),
+        metrics=metric_plots(groups, series, anchor),
         scenes=scenes,
         seeds=[(group, run, summarize_episodes(run.episodes)) for group in groups for run in group.runs],
         config=config_rows(groups),
@@ -194,13 +199,13 @@ def _section(
     )
 
 
-def _card(group: Group, color: int) -> Card:
+def _card(group: Group, series: int) -> Card:
     episodes = group.common()
     violation = np.mean([part.violation.mean() for part in episodes])
     success = np.mean([(part.success * (1.0 - part.violation)).mean() for part in episodes])
     shares = {"success": success, "time-out": 1.0 - success - violation, "violation": violation}
     percent = {name: 100.0 * float(share) for name, share in shares.items()}
-    return Card(group, color, summarize(group), describe_offline_data(group), percent)
+    return Card(group, color_name(series), line_name(series), summarize(group), describe_offline_data(group), percent)
 
 
 def _verdict(card: Card) -> str:

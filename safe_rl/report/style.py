@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ PALETTE = (
     ("#5F6B6D", "#A8B3B5"),
 )
 """Series colours on a light and on a dark page: Okabe and Ito's palette, told apart by colour-blind readers too."""
+
+LINES: dict[str, Any] = {"solid": "-", "broken": (0, (5.0, 2.2)), "dotted": (0, (1.2, 1.6))}
+"""How the lines of a series are drawn, by the page's names: the palette's first use, its second, all others."""
 
 FIXED = {"recovery-rl": 0, "unconstrained": 1}
 """Methods that keep their place in the palette in every report."""
@@ -73,8 +77,23 @@ def series_color(index: int) -> str:
     return f"#0101{0x10 + index % len(PALETTE):02x}"
 
 
-def assign_colors(methods: list[tuple[str, str]]) -> dict[str, int]:
-    """Gives every label its place in the palette.
+def color_name(index: int) -> str:
+    """The same colour's name in the page's style."""
+    return f"--series-{index % len(PALETTE)}"
+
+
+def line_name(index: int) -> str:
+    """How the lines of the series at ``index`` are drawn: a key of ``LINES``. So a colour that repeats can be told."""
+    return list(LINES)[min(index // len(PALETTE), len(LINES) - 1)]
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Settings of matplotlib for a line of the series at ``index``."""
+    return {"color": series_color(index), "linestyle": LINES[line_name(index)]}
+
+
+def assign_series(methods: list[tuple[str, str]]) -> dict[str, int]:
+    """Gives every label its place in the palette; places beyond its end are its colours again, drawn otherwise.
 
     Args:
         methods: Labels, each with its method's name.
@@ -82,15 +101,13 @@ def assign_colors(methods: list[tuple[str, str]]) -> dict[str, int]:
     Returns:
         Label -> index. The first label of a method named in ``FIXED`` gets that method's own colour.
     """
-    colors: dict[str, int] = {}
+    series: dict[str, int] = {}
     for label, method in methods:
-        if method in FIXED and FIXED[method] not in colors.values():
-            colors[label] = FIXED[method]
+        if method in FIXED and FIXED[method] not in series.values():
+            series[label] = FIXED[method]
     reserved = {index for name, index in FIXED.items() if any(method == name for _, method in methods)}
-    free = [index for index in range(len(PALETTE)) if index not in reserved]
-    others = [label for label, _ in methods if label not in colors]
-    colors.update({label: free[place % len(free)] for place, label in enumerate(others)})
-    return colors
+    free = (index for index in itertools.count() if index not in reserved)
+    return series | {label: next(free) for label, _ in methods if label not in series}
 
 
 @contextmanager
@@ -117,7 +134,7 @@ def to_svg(figure: Figure, name: str, description: str) -> Markup:
     for stand_in, variable in _VARIABLES.items():
         svg = svg.replace(stand_in, variable)
     for index in range(len(PALETTE)):
-        svg = svg.replace(series_color(index), f"var(--series-{index})")
+        svg = svg.replace(series_color(index), f"var({color_name(index)})")
     # The page scales the figure: its own size would win over the page's on a narrow screen.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
@@ -144,4 +161,4 @@ def _svg_of(figure: Figure, **options: Any) -> str:
 
 def palette_css(dark: bool) -> Markup:
     """CSS variables of the series colours."""
-    return Markup(" ".join(f"--series-{index}: {pair[dark]};" for index, pair in enumerate(PALETTE)))  # noqa: S704 (constants)
+    return Markup(" ".join(f"{color_name(index)}: {pair[dark]};" for index, pair in enumerate(PALETTE)))  # noqa: S704 (constants)

@@ -10,7 +10,7 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.report.curves import RunRecord, read_run
 from safe_rl.report.groups import config_rows, crashing_pays, group_runs, summarize
 from safe_rl.report.offline import describe_offline_data, unequal_task_data
-from safe_rl.report.style import assign_colors
+from safe_rl.report.style import assign_series, line_name, series_color
 
 
 @pytest.fixture
@@ -121,12 +121,19 @@ def test_configuration_shows_what_differs(read) -> None:
 
 
 def test_a_method_keeps_its_colour() -> None:
-    both = assign_colors([("Unconstrained", "unconstrained"), ("Recovery RL", "recovery-rl")])
-    alone = assign_colors([("Recovery RL", "recovery-rl")])
-    many = assign_colors([("SQRL", "sqrl"), ("A", "recovery-rl"), ("B", "recovery-rl"), ("U", "unconstrained")])
+    both = assign_series([("Unconstrained", "unconstrained"), ("Recovery RL", "recovery-rl")])
+    alone = assign_series([("Recovery RL", "recovery-rl")])
+    many = assign_series([("SQRL", "sqrl"), ("A", "recovery-rl"), ("B", "recovery-rl"), ("U", "unconstrained")])
     assert both["Recovery RL"] == alone["Recovery RL"] == many["A"]
     assert both["Unconstrained"] == many["U"]
     assert len(set(many.values())) == 4
+
+
+def test_a_colour_that_repeats_is_drawn_otherwise() -> None:
+    methods = [("Recovery RL", "recovery-rl"), *((f"Mine {number}", "mine") for number in range(20))]
+    series = assign_series(methods)
+    assert len({(series_color(index), line_name(index)) for index in series.values()}) == len(methods)
+    assert [line_name(index) for index in series.values()] == ["solid"] * 8 + ["broken"] * 8 + ["dotted"] * 5
 
 
 def test_offline_violations_are_counted_apart(read, corridor_data: Path, tmp_path: Path) -> None:
