@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from safe_rl.validation import require, require_widths
 
@@ -29,7 +31,7 @@ class PlannerConfig:
     """Predicted trajectories of each plan, a multiple of the ensemble's size (model-based alone)."""
     momentum: float = 0.1
     """Share of the former mean and deviation that an iteration keeps."""
-    budget_ms: float = 0.0
+    budget_ms: Annotated[float, tyro.conf.arg(aliases=["--planner-budget"])] = 0.0
     """Longest time of a plan in milliseconds: the largest search that keeps to it here is measured and chosen, and one
     that takes longer is cut between two iterations. 0 for no limit."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -429,7 +429,7 @@ def test_through_the_commands_resumed_and_refused(tmp_path, capsys):
     assert "recovers by planning (model-based), which a bundle cannot hold" in line
     refused = commands.refused_training
     assert "--workers is 1: --recovery.kind model-based" in refused("--workers", 1)
-    assert "--num-envs is 2: --planner.budget-ms" in refused("--num-envs", 2, "--planner.budget-ms", 50)
+    assert "--num-envs is 2: --planner.budget-ms" in refused("--num-envs", 2, "--planner-budget", 50)
     line = refused("--pretrained", tmp_path / "pretrained", "--planner.ensemble-size", 4)
     assert "was pretrained with planner.ensemble_size = 2, not 4" in line
 
