@@ -348,6 +348,6 @@ def validate_session(seed: int, threads: int, *, resume: bool, overwrite: bool) 
     Raises:
         UserError: A value is out of range, or both ``resume`` and ``overwrite`` are asked for.
     """
-    require(seed >= 0, "", "seed", seed, "at least 0")
+    require(0 <= seed < 2**63, "", "seed", seed, "at least 0 and below 2^63")
     require(threads >= 1, "", "threads", threads, "at least 1")
     require(not (resume and overwrite), "", "overwrite", overwrite, "off when --resume is given")

@@ -55,7 +55,7 @@ def train(
         EnvironmentFault: The environment failed; the state was saved, and ``resume`` goes on.
         KeyboardInterrupt: Ctrl-C; likewise.
     """
-    _require_one_planner(run, agent_config)
+    require_one_planner(run, agent_config)
     torch.set_num_threads(run.threads)
     agent_config = agent_config.for_run(episodes=run.episodes, dataset=run.dataset is not None)
     with contextlib.ExitStack() as stack:
@@ -106,7 +106,7 @@ def train(
         return agent
 
 
-def _require_one_planner(run: RunConfig, config: AgentConfig) -> None:
+def require_one_planner(run: RunConfig, config: AgentConfig) -> None:
     """Raises ``UserError`` where a recovery that plans would have to do so in several places, or too often at once."""
     if not isinstance(config, RecoveryRLConfig) or config.recovery.kind not in PLANNING_KINDS:
         return

@@ -55,11 +55,16 @@ class Multiplier(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """``nu``, a scalar without gradient."""
-        return self.log_value.detach().clamp(max=math.log(MAX_MULTIPLIER)).exp()
+        return self.log_value.detach().exp()
 
     def loss(self, excess: torch.Tensor) -> torch.Tensor:
         """``-nu * mean excess`` of the excess risk (B,), which the step descends: ``nu`` ascends."""
-        return -self.log_value.clamp(max=math.log(MAX_MULTIPLIER)).exp() * excess.mean()
+        return -self.log_value.exp() * excess.mean()
+
+    @torch.no_grad()
+    def limit(self) -> None:
+        """Brings ``nu`` back to the largest allowed, after a step; from there it may fall again."""
+        self.log_value.clamp_(max=math.log(MAX_MULTIPLIER))
 
 
 class MultiplierAgent(RiskAwareAgent):
@@ -93,6 +98,7 @@ class MultiplierAgent(RiskAwareAgent):
         with torch.no_grad():
             excess = self._excess_risk(batch, obs, action)
         self.multiplier_optimizer.step(self.multiplier.loss(excess))
+        self.multiplier.limit()
 
     def _update_task(self, batch: Batch) -> Metrics:
         return super()._update_task(batch) | {"train/multiplier": self.multiplier()}

@@ -18,14 +18,12 @@ from safe_rl.compare.config import CompareConfig
 from safe_rl.compare.execution import Progress, Watch, last_line, run_jobs
 from safe_rl.compare.jobs import Job
 from safe_rl.compare.processes import LocalStarter
+from safe_rl.compare.studies import CURVES, REPORT, TABLE
 from safe_rl.compare.table import HEADINGS, cells, markdown
 from safe_rl.report.groups import Group, Summary
 
 _REFRESH_SEC = 1.0
 _LINE_EVERY_SEC = 60.0
-TABLE = "table.md"
-CURVES = "curves.svg"
-"""Table and plots within the folder of a comparison."""
 
 
 def main(argv: list[str]) -> int:
@@ -52,7 +50,7 @@ def run_compare(config: CompareConfig) -> int:
 
             (config.output / CURVES).write_text(overview([group for group, _ in groups]), encoding="utf-8")
             show(f"curves: {config.output / CURVES}")
-    show(f"more: safe-rl report {config.output} --output {config.output / 'report.html'}")
+    show(f"more: safe-rl report {config.output} --output {config.output / REPORT}")
     failed = [progress for progress in ended if progress.state == "failed"]
     for progress in failed:
         print(f"safe-rl: {progress.job.name} failed: {progress.error}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,17 @@ from safe_rl.cli.train import parse_arguments
 from safe_rl.compare.config import CompareConfig
 from safe_rl.compare.flags import check_flags
 from safe_rl.compare.jobs import Job, plan_jobs, run_folder
-from safe_rl.compare.studies import Variant
+from safe_rl.compare.studies import LOCK, Variant
 from safe_rl.config import RunConfig
 from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.folders import METADATA_KEY, is_dataset
 from safe_rl.envs.factory import CostEnv, make_env
 from safe_rl.errors import UserError
-from safe_rl.methods import make_agent
+from safe_rl.methods import make_agent, resolve_device
 from safe_rl.report.curves import LABEL, read_run
 from safe_rl.report.groups import Group, Summary, summarize
 from safe_rl.runs import CONFIG, first_difference, other_version, read_config
+from safe_rl.training import require_one_planner
 
 
 def prepare(config: CompareConfig) -> list[Job]:
@@ -35,6 +37,8 @@ def prepare(config: CompareConfig) -> list[Job]:
         UserError: A method cannot serve the environment, a flag is unknown, or a finished run has other settings.
     """
     check_flags(config)
+    if config.jobs != "ray":  # the machines of a cluster may have what this one has not
+        resolve_device(config.device)
     jobs = plan_jobs(config)
     env = make_env(config.env, cost_key=config.cost_key)
     try:
@@ -65,6 +69,7 @@ def _check(job: Job, variant: Variant, env: CostEnv) -> None:
     arguments = parse_arguments(
         variant.method, RunConfig, list(job.command[2:]), prog=f"safe-rl train {variant.method}"
     )
+    require_one_planner(arguments.run, arguments.agent)
     settings = arguments.agent.for_run(episodes=job.episodes, dataset=True)
     tiny = dataclasses.replace(settings, replay_capacity=1)
     agent = make_agent(variant.method, tiny, env.observation_space, env.action_space, seed=0)
@@ -79,6 +84,18 @@ def _check(job: Job, variant: Variant, env: CostEnv) -> None:
         version = other_version(saved, wanted, name)
         how = f"by {version}" if version else f"with another {name} than is asked for now"
         raise UserError(f"{job.folder} was run {how}: choose another --output, or delete {job.folder}")
+    had, gets = (_kind_of_data(dataset) for dataset in (saved.get("dataset"), arguments.run.dataset))
+    if had and had != gets:
+        raise UserError(
+            f"{job.folder} learned from other offline data ({had} transitions) than is asked for now ({gets}): give "
+            f"--transitions and --demonstrations as before, choose another --output, or delete {job.folder}"
+        )
+
+
+def _kind_of_data(dataset: str | Path | None) -> str:
+    """How many transitions a dataset of a comparison holds, as its folder says; empty for any other dataset."""
+    found = re.search(r"(?:^|/)data/(\d+(?:\+\d+)?)/seed\d+$", f"{dataset}")
+    return found[1] if found else ""
 
 
 def write_labels(config: CompareConfig) -> None:
@@ -98,7 +115,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / LOCK).open("w")
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     with file:
@@ -110,12 +127,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read_groups(config: CompareConfig) -> list[tuple[Group, Summary]]:
-    """The variants that have finished runs, in the order of the study, and what came of them."""
+    """The variants that have finished runs, in the order of the study, and what came of as many episodes of them."""
     found = []
     for variant in config.chosen():
         folders = [run_folder(config, variant, seed) for seed in config.all_seeds()]
         runs = [read_run(folder) for folder in folders if (folder / "episodes.csv").is_file()]
-        runs = [run for run in runs if len(run.episodes) >= config.episodes]
+        runs = [
+            dataclasses.replace(run, episodes=run.episodes.first(config.episodes))  # some may have gone further
+            for run in runs
+            if len(run.episodes) >= config.episodes
+        ]
         if runs:
             group = Group(variant.label, variant.method, runs)
             found.append((group, summarize(group)))

@@ -18,6 +18,9 @@ from safe_rl.validation import require
 TRANSITIONS = {"safe_rl/Maze-v0": 10_000}
 """Offline transitions where the paper takes other than ``USUAL_TRANSITIONS``."""
 USUAL_TRANSITIONS = 20_000
+MOST_SEEDS = 10_000
+"""More are a slip of the keyboard."""
+_SEED = r"\d{1,18}"
 
 
 @dataclass
@@ -83,12 +86,13 @@ class CompareConfig:
         Raises:
             UserError: They cannot be read.
         """
-        if found := re.fullmatch(r"(\d+):(\d+)", self.seeds):
+        if found := re.fullmatch(rf"({_SEED}):({_SEED})", self.seeds):
             first, last = int(found[1]), int(found[2])
             require(first <= last, "", "seeds", self.seeds, f"a range that goes up, such as {last}:{first}")
+            require(last - first < MOST_SEEDS, "", "seeds", self.seeds, f"at most {MOST_SEEDS} seeds")
             return list(range(first, last + 1))
-        if not re.fullmatch(r"\d+(,\d+)*", self.seeds):
-            raise UserError(f"--seeds is {self.seeds}: write 1:5 for the seeds 1 to 5, or 1,4,7")
+        if not re.fullmatch(rf"{_SEED}(,{_SEED})*", self.seeds):
+            raise UserError(f"--seeds is {self.seeds}: write 1:5 for the seeds 1 to 5, or 1,4,7, each below 10^18")
         seeds = [int(word) for word in self.seeds.split(",")]
         require(len(set(seeds)) == len(seeds), "", "seeds", self.seeds, "free of repetitions")
         return sorted(seeds)

@@ -70,6 +70,8 @@ def settings_named(flags: Iterable[str], where: str = "") -> list[tuple[str, tup
 def _named(flags: Sequence[str], where: str) -> list[tuple[str, tuple[str, ...]]]:
     named = settings_named(flags, where)
     for name, words in named:
+        if name == "help":
+            raise UserError(f"{where}: {words[0]} runs nothing; see safe-rl train METHOD --help")
         if name in OURS:
             raise UserError(f"{where}: {words[0]} is the same for all runs of a comparison; leave it out here")
     return named

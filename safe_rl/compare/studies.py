@@ -9,6 +9,13 @@ from dataclasses import dataclass
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS
 
+TABLE, CURVES, REPORT, LOCK = "table.md", "curves.svg", "report.html", ".lock"
+"""Files within the folder of a comparison."""
+TAKEN = frozenset({"data", "pretrained", TABLE, CURVES, REPORT, LOCK})
+"""Names there that no row can have."""
+LONGEST_LABEL = 100
+"""Letters; a folder is named after it."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -139,10 +146,17 @@ def parse_variant(text: str) -> Variant:
         words = shlex.split(rest)
     except ValueError as error:
         raise UserError(f"--variants {text!r}: {error}") from error
-    slug = Variant(label, "").slug
-    if not equals or not words or slug.strip(".") in ("", "data", "pretrained"):
+    if not equals or not words or not label.strip():
         raise UserError(f"--variants {text!r} is no variant: write 'label=method --flag value ...'")
-    return Variant(label.strip(), words[0], tuple(words[1:]))
+    label = " ".join(label.split())
+    slug = Variant(label, "").slug
+    if not slug.strip("."):
+        raise UserError(f"--variants: a folder is named after {label!r}: give it a letter of a to z or a digit")
+    if slug in TAKEN:
+        raise UserError(f"--variants: {slug} in the output folder is something else: give {label!r} another label")
+    if len(slug) > LONGEST_LABEL:
+        raise UserError(f"--variants: {label[:20]!r}... has {len(label)} letters: give it a label of {LONGEST_LABEL}")
+    return Variant(label, words[0], tuple(words[1:]))
 
 
 def chosen_variants(study: str, methods: tuple[str, ...], variants: tuple[str, ...]) -> tuple[Variant, ...]:
@@ -163,6 +177,8 @@ def chosen_variants(study: str, methods: tuple[str, ...], variants: tuple[str, .
         chosen = STUDIES[study]
     elif methods == ("all",) or not (methods or own):
         chosen = STUDIES["methods"]
+    elif "all" in methods:
+        raise UserError(f"--methods is {' '.join(methods)}: write all alone, or leave it out")
     else:
         unknown = [name for name in methods if name not in METHODS and ":" not in name]
         if unknown:

@@ -45,4 +45,5 @@ def _head(words: Sequence[str]) -> list[str]:
 
 
 def _line(words: Sequence[str]) -> str:
-    return f"| {' | '.join(words)} |"
+    cells_of_line = (word.replace("|", "\\|") for word in words)  # a label may have one
+    return f"| {' | '.join(cells_of_line)} |"

@@ -79,12 +79,17 @@ def test_the_price_rises_while_the_risk_is_above_its_limit(excess, direction):
     assert multiplier().item() == pytest.approx(50.0 * math.exp(0.01 * direction), rel=1e-4)
 
 
-def test_the_price_has_a_roof():
-    multiplier = Multiplier(MAX_MULTIPLIER)
-    optimizer = FlatAdam(multiplier, 1.0)
+def test_the_price_has_a_roof_and_falls_from_there():
+    made = agent("lagrangian", multiplier__initial=MAX_MULTIPLIER / 2, multiplier__learning_rate=1.0)
+    nothing = torch.zeros(2, 2)
+    made.risk_critic = Risk(1.0, 1.0)
     for _ in range(3):
-        optimizer.step(multiplier.loss(torch.tensor([1.0])))
-    assert multiplier().item() == pytest.approx(MAX_MULTIPLIER, rel=1e-4)
+        made._adapt_weights(batch(), nothing, nothing, nothing[0])
+        assert made.multiplier().item() == pytest.approx(MAX_MULTIPLIER, rel=1e-4)
+    made.risk_critic = Risk(0.0, 0.0)
+    for _ in range(30):  # Adam's mean of the gradients turns
+        made._adapt_weights(batch(), nothing, nothing, nothing[0])
+    assert made.multiplier().item() < MAX_MULTIPLIER / 2
 
 
 # ------------------------------------------------------------------------------------------------- LR, RSPO, RCPO

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -10,14 +12,16 @@ import pytest
 
 from safe_rl.cli.main import main
 from safe_rl.cli.train import parse_arguments
-from safe_rl.compare.compare import prepare
+from safe_rl.compare.compare import prepare, read_groups
 from safe_rl.compare.config import CompareConfig
 from safe_rl.compare.flags import settings_named
 from safe_rl.compare.jobs import Job, plan_jobs
 from safe_rl.compare.studies import STUDIES, Variant, parse_variant
+from safe_rl.compare.table import markdown
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS
 from safe_rl.pretraining import PretrainConfig
+from safe_rl.report.groups import Group, Quantity, Summary
 from safe_rl.runs import CONFIG
 
 OUT = Path("out")
@@ -151,6 +155,52 @@ def test_a_run_of_a_version_with_other_settings_is_told_as_such(tmp_path):
         assert str(caught.value) == f"{run} was run {words}: choose another --output, or delete {run}"
 
 
+def test_runs_of_other_offline_data_are_not_taken_for_these(tmp_path):
+    given = {"methods": ("unconstrained",), "seeds": "1", "episodes": 1}
+    small = ("--sac.hidden-sizes", "8", "--batch-size", "16", "--start-steps", "1000")
+
+    def config(**more):
+        return CompareConfig(NAVIGATION, tmp_path, **{"transitions": 100, "flags": small, **given, **more})
+
+    for job in prepare(config()):
+        assert main(list(job.command)) == 0
+    prepare(config())
+    prepare(config(seeds="1:2"))
+    for more, asked in (({"transitions": 200}, "200"), ({"demonstrations": 50}, "100+50")):
+        with pytest.raises(
+            UserError, match=re.escape(f"other offline data (100 transitions) than is asked for now ({asked})")
+        ):
+            prepare(config(**more))
+    # Data that a person has put there are theirs to know.
+    settings = tmp_path / "unconstrained/seed1" / CONFIG
+    settings.write_text(settings.read_text().replace("data/100/seed1", "data/mine"))
+    prepare(config(transitions=200))
+
+
+def test_a_table_counts_as_many_episodes_as_it_says(tmp_path):
+    config = CompareConfig(NAVIGATION, tmp_path, ("unconstrained",), seeds="1:2", episodes=2)
+    for seed, successes in ((1, "110"), (2, "10")):  # the first one went further
+        folder = tmp_path / f"unconstrained/seed{seed}"
+        folder.mkdir(parents=True)
+        (folder / CONFIG).write_text(json.dumps({"method": "unconstrained", "env": NAVIGATION, "seed": seed}))
+        rows = [f"{number},5,-1.0,{1 - int(s)},{s},{1 - int(s)},0,{number}.0" for number, s in enumerate(successes)]
+        head = "episode,steps,return,cost,success,violation,recovery_steps,wall_time_sec"
+        (folder / "episodes.csv").write_text("\n".join([head, *rows]) + "\n")
+    ((group, summary),) = read_groups(config)
+    assert [len(run.episodes) for run in group.runs] == [2, 2]
+    assert (summary.successes.mean, summary.violations.mean) == (1.5, 0.5)
+    assert "| Unconstrained | 2, 0 | 1, 1 |" in markdown([(group, summary)], 2)
+    ((group, summary),) = read_groups(dataclasses.replace(config, episodes=3))
+    assert (summary.successes.mean, summary.violations.mean) == (2.0, 1.0)
+
+
+def test_a_label_does_not_break_the_table():
+    group = Group("p | q", "rspo", [])
+    quantity = Quantity(1.0, 0.0)
+    table = markdown([(group, Summary(*[quantity] * 6))], 0)
+    assert "| p \\| q | 0 | 1.0 ± 0.0 |" in table
+
+
 def test_a_folder_of_many_flags_has_a_name_that_a_disk_takes():
     jobs = plan("a=rspo", "b=rspo --risk.tau 0.5", flags=" ".join(["--risk.hidden-sizes 16 16"] * 20))
     names = [name.split("/")[1] for name in jobs if name.startswith("pretrained/")]
@@ -178,7 +228,9 @@ def test_seeds(text, seeds):
     assert CompareConfig("e", OUT, seeds=text).all_seeds() == seeds
 
 
-@pytest.mark.parametrize("text", ["", "1:", ":3", "a", "1-3", "-1", "1:2:3", "3:1", "1,1", "1 2"])
+@pytest.mark.parametrize(
+    "text", ["", "1:", ":3", "a", "1-3", "-1", "1:2:3", "3:1", "1,1", "1 2", "9" * 5000, f"1,{2**64}", "0:30000"]
+)
 def test_seeds_that_are_none(text):
     with pytest.raises(UserError, match="--seeds is"):
         CompareConfig("e", OUT, seeds=text)
@@ -230,11 +282,28 @@ def fails(tmp_path, capsys):
         (["--methods", "sqlr"], "no method 'sqlr'"),
         (["--methods", "recovery-rl", "recovery-rl"], "two variants are called 'recovery-rl'"),
         (["--methods", "all", "--study", "ablations"], "--methods goes with --study methods"),
+        (["--methods", "all", "rspo"], "--methods is all rspo: write all alone"),
         (["--study", "ablation"], "--study"),
         (["--variants", "nothing"], "write 'label=method --flag value ...'"),
         (["--variants", "x=nothing"], "no method 'nothing'"),
-        (["--variants", "data=rspo"], "is no variant"),
-        (["--variants", "..=rspo"], "is no variant"),
+        (["--variants", " =rspo"], "is no variant"),
+        (["--variants", "data=rspo"], "data in the output folder is something else"),
+        (["--variants", "Table.md=rspo"], "table.md in the output folder is something else"),
+        (["--variants", ".lock=rspo"], ".lock in the output folder is something else"),
+        (["--variants", "..=rspo"], "give it a letter of a to z or a digit"),
+        (["--variants", "\u98a8=rspo"], "a folder is named after '\u98a8': give it a letter"),
+        (["--variants", f"{'l' * 300}=rspo"], "has 300 letters: give it a label of 100"),
+        (["--variants", "x=rspo --help"], "x: --help runs nothing; see safe-rl train METHOD --help"),
+        (
+            [
+                "--env",
+                NAVIGATION,
+                "--variants",
+                "x=recovery-rl --recovery model-based --planner-budget 50 --num-envs 2",
+            ],
+            "--num-envs is 2: --planner.budget-ms is the time of one plan",
+        ),
+        (["--env", NAVIGATION, "--methods", "rspo", "--device", "abacus"], "--device is abacus"),
         (["--variants", "x=recovery-rl --risk.eps 0.1"], "unknown option --risk.eps"),
         (["--variants", "x=recovery-rl --risk.eps-risk 7"], "--risk.eps-risk is 7"),
         (["--variants", "x=recovery-rl --episodes 7"], "x: --episodes is the same for all runs of a comparison"),
