@@ -13,17 +13,25 @@ from typing import IO
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from safe_rl.errors import UserError
 from safe_rl.rollout import EpisodeRecord
+from safe_rl.storage import fsync
+
+EPISODES = "episodes.csv"
 
 
 class RunLog:
     """Appends to the logs of a run folder; on resuming it first forgets what came after the checkpoint."""
 
     def __init__(self, folder: Path, *, episodes_done: int = 0, steps_done: int = 0) -> None:
-        """Opens the logs of ``folder``, cut back to ``episodes_done`` episodes and ``steps_done`` environment steps."""
-        _keep_lines(folder / "episodes.csv", episodes_done + 1)
+        """Opens the logs of ``folder``, cut back to ``episodes_done`` episodes and ``steps_done`` environment steps.
+
+        Raises:
+            UserError: Episodes that a checkpoint counts are not there.
+        """
+        _keep_episodes(folder / EPISODES, episodes_done)
         _keep_metrics(folder / "metrics.jsonl", steps_done)
-        self._episodes: IO[str] = (folder / "episodes.csv").open("a", newline="")
+        self._episodes: IO[str] = (folder / EPISODES).open("a", newline="")
         self._rows = csv.writer(self._episodes)
         if self._episodes.tell() == 0:
             self._rows.writerow(EpisodeRecord.columns())
@@ -63,9 +71,25 @@ class RunLog:
         self._board.close()
 
 
-def _keep_lines(path: Path, count: int) -> None:
-    if path.exists():
-        _rewrite(path, path.read_text().splitlines(keepends=True)[:count])
+def sync_episodes(folder: Path) -> None:
+    """Brings the episodes of a run to disk, before a checkpoint that counts them is there.
+
+    Without it a power cut would take the last of them, and what came after would be written behind the gap.
+    """
+    if (folder / EPISODES).exists():
+        fsync(folder / EPISODES)
+
+
+def _keep_episodes(path: Path, count: int) -> None:
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    there = max(sum(line.endswith("\n") for line in lines) - 1, 0)  # but the heading
+    if there < count:
+        raise UserError(
+            f"{path} has {there} of the {count} episodes that the newest checkpoint counts: restore it, or delete the "
+            "run and begin it again"
+        )
+    if lines:
+        _rewrite(path, lines[: count + 1])
 
 
 def _keep_metrics(path: Path, steps_done: int) -> None:

@@ -22,7 +22,7 @@ from safe_rl.envs.factory import CostEnv
 from safe_rl.errors import EnvironmentFault
 from safe_rl.evaluation import evaluate
 from safe_rl.rollout import EpisodeRecord, Rollout
-from safe_rl.run_log import RunLog
+from safe_rl.run_log import RunLog, sync_episodes
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
 
@@ -213,6 +213,7 @@ class Runner:
 
     def save(self) -> None:
         """Writes a checkpoint."""
+        sync_episodes(self.config.output)
         save_checkpoint(
             self.checkpoints, self.num_steps, {"agent": self.agent.state_dict(), "runner": self.state_dict()}
         )

@@ -41,7 +41,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
         yield staging
         write_manifest(staging)
         for path in [*staging.rglob("*"), staging]:
-            _fsync(path)
+            fsync(path)
         _replace_folder(staging, final)
     except OSError as error:
         raise UserError(
@@ -68,7 +68,7 @@ def _replace_folder(new: Path, final: Path) -> None:
     except OSError:
         restore_former(final.parent, final.name)
         raise
-    _fsync(final.parent)
+    fsync(final.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -113,7 +113,8 @@ def _runs_elsewhere(process: int) -> bool:
     return True
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Waits until a file, or which files a folder holds, is on disk: a power cut can no longer take it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -15,7 +15,7 @@ from safe_rl.flow import LocalIterator, Metrics
 from safe_rl.flow.operators import Update
 from safe_rl.plans.config import PlanRunConfig
 from safe_rl.rollout import EpisodeRecord
-from safe_rl.run_log import RunLog
+from safe_rl.run_log import RunLog, sync_episodes
 from safe_rl.runner import Interrupt, Progress
 
 RECENT = 100
@@ -133,6 +133,7 @@ class PlanRunner:
 
     def save(self) -> None:
         """Writes a checkpoint."""
+        sync_episodes(self.config.output)
         state = {"agent": self.learner.state_dict(), "runner": self.state_dict()}
         save_checkpoint(self.checkpoints, self.learner.num_steps, state)
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import toys
 
+import safe_rl.runner
 from safe_rl import pretraining
 from safe_rl.checkpoint import list_checkpoints, load_newest
 from safe_rl.config import RecoveryConfig, RecoveryRLConfig, RunConfig
@@ -389,6 +390,40 @@ def test_a_run_killed_after_a_checkpoint_forgets_what_came_later(tmp_path, whole
         file.write("5,3")
     train_small(tmp_path / "run", corridor_data, resume=True)
     assert_equal_runs(tmp_path / "run", whole())
+
+
+def test_episodes_are_on_disk_before_a_checkpoint_counts_them(tmp_path, corridor_data, monkeypatch):
+    synced, counted = [], []
+    monkeypatch.setattr(
+        os, "fsync",
+        lambda file, real=os.fsync: (synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name), real(file)),
+    )  # fmt: skip
+
+    def save(folder, number, state, real=safe_rl.runner.save_checkpoint):
+        assert synced[-1] == "episodes.csv"
+        assert len(rows(tmp_path / "run")) == state["runner"]["rollout"]["num_finished"]
+        counted.append(number)
+        real(folder, number, state)
+
+    monkeypatch.setattr("safe_rl.runner.save_checkpoint", save)
+    train_small(tmp_path / "run", corridor_data)
+    assert len(counted) == 3
+
+
+@pytest.mark.parametrize(
+    ("kept", "there"), [(lambda text: text[: text.rindex("\n3,") + 4], 3), (lambda text: "", 0), (None, 0)]
+)
+def test_episodes_that_went_missing_are_told(tmp_path, corridor_data, kept, there):
+    """A run that went on behind a gap would count too few successes and violations, and never be complete."""
+    train_small(tmp_path / "run", corridor_data)
+    table = tmp_path / "run" / "episodes.csv"
+    text = table.read_text()
+    table.unlink()
+    if kept is not None:
+        table.write_text(kept(text))
+    words = rf"episodes.csv has {there} of the 5 episodes that the newest checkpoint counts"
+    with pytest.raises(UserError, match=words):
+        train_small(tmp_path / "run", corridor_data, episodes=7, resume=True)
 
 
 def test_more_episodes_may_be_asked_for(tmp_path, whole, corridor_data):
