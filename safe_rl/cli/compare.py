@@ -59,15 +59,16 @@ def run_compare(config: CompareConfig) -> int:
 
 def _run(config: CompareConfig, jobs: list[Job]) -> list[Progress]:
     console = Console(stderr=True, highlight=False, markup=False)
-    with locked(config.output):
+    with locked(config.output) as lock:
         write_labels(config)
         try:
             if config.jobs != "ray":
-                return _watched(console, lambda watch: run_jobs(jobs, LocalStarter(config.num_jobs()), watch))
+                starter = LocalStarter(config.num_jobs(), [lock])
+                return _watched(console, lambda watch: run_jobs(jobs, starter, watch))
             from safe_rl.compare.ray_starter import ray_starter
 
-            with ray_starter(config.address, config.output) as starter:
-                return _watched(console, lambda watch: run_jobs(jobs, starter, watch))
+            with ray_starter(config.address, config.output) as cluster:
+                return _watched(console, lambda watch: run_jobs(jobs, cluster, watch))
         except KeyboardInterrupt:
             print("safe-rl: the runs are saved; the same command goes on with them", file=sys.stderr)
             raise

@@ -107,8 +107,12 @@ def write_labels(config: CompareConfig) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[int]:
     """Keeps a second comparison out of the folder.
+
+    Yields:
+        The file descriptor that is the lock: a process that inherits it keeps others out as well, also when this one
+        was killed and the process has yet to save.
 
     Raises:
         UserError: One is at it, or the folder cannot be written.
@@ -122,8 +126,10 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another comparison is at work in {folder}: wait for it, or choose another") from error
-        yield
+            raise UserError(
+                f"another comparison, or what it has started, is at work in {folder}: wait for it, or choose another"
+            ) from error
+        yield file.fileno()
 
 
 def read_groups(config: CompareConfig) -> list[tuple[Group, Summary]]:

@@ -43,15 +43,21 @@ class LocalProcess:
     """A command in a process of this machine, which ends with this one.
 
     Its session is its own: Ctrl-C in a terminal reaches this process alone, which passes it on once.
+
+    Args:
+        words: What follows ``safe-rl``.
+        log: What it prints is appended to it.
+        inherited: File descriptors that it holds as long as it lives.
     """
 
-    def __init__(self, words: Sequence[str], log: Path) -> None:
+    def __init__(self, words: Sequence[str], log: Path, inherited: Sequence[int] = ()) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             self._process = subprocess.Popen(  # noqa: S603 (our own program)
                 [sys.executable, "-m", "safe_rl.cli.main", *words],
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
                 env={**os.environ, **ONE_THREAD}, preexec_fn=_die_with_parent(), start_new_session=True,
+                pass_fds=inherited,
             )  # fmt: skip
 
     def poll(self) -> int | None:
@@ -65,14 +71,14 @@ class LocalProcess:
 
 
 class LocalStarter:
-    """Starts processes on this machine."""
+    """Starts processes on this machine, ``slots`` side by side; for ``inherited`` see ``LocalProcess``."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, slots: int, inherited: Sequence[int] = ()) -> None:
+        self.slots, self._inherited = slots, inherited
 
     def start(self, words: Sequence[str], log: Path) -> Handle:
         """See ``Starter``."""
-        return LocalProcess(words, log)
+        return LocalProcess(words, log, self._inherited)
 
 
 def _die_with_parent() -> Callable[[], None] | None:

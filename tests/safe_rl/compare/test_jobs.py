@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shlex
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from safe_rl.compare.compare import prepare, read_groups
 from safe_rl.compare.config import CompareConfig
 from safe_rl.compare.flags import settings_named
 from safe_rl.compare.jobs import Job, plan_jobs
+from safe_rl.compare.processes import LocalProcess
 from safe_rl.compare.studies import STUDIES, Variant, parse_variant
 from safe_rl.compare.table import markdown
 from safe_rl.errors import UserError
@@ -336,4 +340,21 @@ def test_a_second_comparison_in_the_same_folder_is_kept_out(tmp_path, capsys):
 
     with locked(tmp_path):
         assert main(["compare", "--env", "toys:Corridor", "--methods", "rspo", "--output", str(tmp_path)]) == 2
-    assert "another comparison is at work" in capsys.readouterr().err
+    assert "another comparison, or what it has started, is at work" in capsys.readouterr().err
+
+
+def test_what_a_killed_comparison_has_started_keeps_others_out_until_it_has_saved(tmp_path):
+    from safe_rl.compare.compare import locked
+
+    with locked(tmp_path / "out") as lock:
+        child = LocalProcess(["--help"], tmp_path / "log", [lock])
+        os.kill(child._process.pid, signal.SIGSTOP)  # saving takes its time
+    try:
+        with pytest.raises(UserError, match="what it has started, is at work"), locked(tmp_path / "out"):
+            pass
+    finally:
+        os.kill(child._process.pid, signal.SIGCONT)
+    while child.poll() is None:
+        time.sleep(0.01)
+    with locked(tmp_path / "out"):
+        assert "usage: safe-rl" in (tmp_path / "log").read_text()
