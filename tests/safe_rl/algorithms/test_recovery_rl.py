@@ -192,7 +192,7 @@ def test_the_risk_learner_is_told_the_executed_action_and_the_next_of_the_switch
             asked["next"] = next_action
             return torch.full((len(batch.cost),), 0.5)
 
-        def loss(self, obs, action, target):
+        def loss(self, obs, action, target, proposal=None):
             asked["action"], asked["target"] = action, target
             return torch.tensor(0.25)
 
