@@ -7,7 +7,7 @@ import torch
 
 from safe_rl.cross_entropy import Deadline, minimize
 from safe_rl.errors import UserError
-from safe_rl.planner_budget import MARGIN, cuts, search_within
+from safe_rl.planner_budget import MARGIN, cuts, describe, search_within
 from safe_rl.planner_config import PlannerConfig
 
 
@@ -51,6 +51,32 @@ def test_a_budget_that_nothing_meets_is_refused_with_the_least_that_works():
     assert search_within(PlannerConfig(budget_ms=1), linear, particles=True)
 
 
+def test_the_first_plan_and_a_hiccup_do_not_count():
+    """Plans take 1 ms; the first of each search is four times as slow, and one of five is halted for a second."""
+    plans: dict[str, int] = {}
+
+    def duration(search: PlannerConfig) -> float:
+        name = describe(search, particles=True)
+        plans[name] = plans.get(name, 0) + 1
+        return {1: 4e-3, 4: 1.0}.get(plans[name], 1e-3)
+
+    planner = PlannerConfig(budget_ms=1.0 * MARGIN + 1e-6)
+    assert search_within(planner, duration, particles=True) is planner
+
+
+def test_a_plan_that_is_far_too_slow_is_made_once():
+    timed: list[int] = []
+
+    def duration(search: PlannerConfig) -> float:
+        timed.append(search.population * search.particles)
+        return 10 * linear(search)
+
+    search = search_within(PlannerConfig(budget_ms=50), duration, particles=True)
+    assert (search.particles, search.population, search.iterations) == (5, 100, 5)
+    assert timed.count(400 * 20) == 1  # 400 ms against 50
+    assert timed.count(400 * 5) == 7  # 100 ms: the first plan may be so slow
+
+
 class Clock:
     now = 0.0
 
@@ -80,3 +106,13 @@ def test_a_search_ends_when_one_more_iteration_would_be_too_late(budget, iterati
     free = minimize(cost, start, config, noise[: max(iterations, 1)])
     if iterations:
         assert torch.equal(plan, free)
+
+
+def test_the_longest_iteration_so_far_is_what_one_more_may_take():
+    """Calls at 0, 3 and 4: the iteration from 3 to 4 was short, one more may take 3 again."""
+    clock = Clock()
+    deadline = Deadline(6.5, clock)
+    clock.now = 3.0
+    assert deadline.allows_another()
+    clock.now = 4.0
+    assert not deadline.allows_another()

@@ -257,7 +257,8 @@ def test_a_method_trains_saves_and_acts_again(method, tmp_path, corridor_data):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_state_goes_on_where_it_was(method):
-    first, second = agent(method, seed=1), agent(method, seed=2)
+    fast = {"rspo": {"schedule__episodes": 50}, "reward-penalty": {}}.get(method, {"multiplier__learning_rate": 0.5})
+    first, second = agent(method, seed=1, **fast), agent(method, seed=2, **fast)
     for _ in range(2):
         first.observe(random_transitions(40))
         first.update()

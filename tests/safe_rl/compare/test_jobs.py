@@ -118,6 +118,20 @@ def test_demonstrations_are_added_behind_the_other_data():
     assert jobs[2].needs == (jobs[1].name,)
 
 
+def test_demonstrations_are_done_when_they_are_there_too(tmp_path):
+    config = CompareConfig(
+        NAVIGATION, tmp_path, ("unconstrained",), seeds="1", transitions=40, demonstrations=30, episodes=1
+    )
+    data, experts, _ = plan_jobs(config)
+    assert (data.is_done(), experts.is_done()) == (False, False)
+    assert main(list(data.words())) == 0
+    assert (data.is_done(), experts.is_done()) == (True, False)
+    assert main(list(experts.words())) == 0
+    assert (data.is_done(), experts.is_done()) == (True, True)
+    with pytest.raises(UserError, match=f"holds data with env = {NAVIGATION}, not safe_rl/Navigation1-v0"):
+        prepare(dataclasses.replace(config, env="safe_rl/Navigation1-v0"))
+
+
 def test_common_flags_go_to_the_methods_that_have_them():
     jobs = plan(
         "a=recovery-rl --batch-size 4", "b=unconstrained", flags="--batch-size 8 --risk.tau 0.25 --log-every 50"
@@ -201,8 +215,8 @@ def test_a_table_counts_as_many_episodes_as_it_says(tmp_path):
 def test_a_label_does_not_break_the_table():
     group = Group("p | q", "rspo", [])
     quantity = Quantity(1.0, 0.0)
-    table = markdown([(group, Summary(*[quantity] * 6))], 0)
-    assert "| p \\| q | 0 | 1.0 ± 0.0 |" in table
+    summary = dataclasses.replace(Summary(*[quantity] * 6), wall_time_sec=Quantity(90.0, 0.0))
+    assert "| p \\| q | 0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.5 |" in markdown([(group, summary)], 0)
 
 
 def test_a_folder_of_many_flags_has_a_name_that_a_disk_takes():
@@ -358,3 +372,21 @@ def test_what_a_killed_comparison_has_started_keeps_others_out_until_it_has_save
         time.sleep(0.01)
     with locked(tmp_path / "out"):
         assert "usage: safe-rl" in (tmp_path / "log").read_text()
+
+
+def test_a_run_that_failed_is_named_and_the_exit_code_is_1(tmp_path, capsys, monkeypatch):
+    class Unlucky:
+        slots = 1
+
+        def start(self, words, log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("safe-rl: error: no such luck\n")
+            return self
+
+        def poll(self):
+            return 2
+
+    monkeypatch.setattr("safe_rl.cli.compare.LocalStarter", lambda *_: Unlucky())
+    given = ["compare", "--env", NAVIGATION, "--methods", "unconstrained", "--seeds", "1", "--transitions", "70"]
+    assert main([*given, "--output", str(tmp_path / "out")]) == 1
+    assert "safe-rl: data 70 seed 1 failed: no such luck\n" in capsys.readouterr().err
