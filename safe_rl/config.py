@@ -36,6 +36,9 @@ class SACConfig:
     target_entropy_share of the largest)."""
     target_entropy_share: float = 0.3
     """With Discrete actions the entropy to keep, as a share of that of uniform actions, log n."""
+    exploration_noise: Literal["white", "pink"] = "white"
+    """Draw actions in training independently, or by noise that remembers, so that the robot wanders further (Eberhard
+    and others, ICLR 2023); a step's distribution is the same."""
     reward_scale: float = 1.0
     """Factor on the reward before it reaches the critics."""
     hidden_sizes: tuple[int, ...] = (256, 256)

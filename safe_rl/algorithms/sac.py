@@ -23,6 +23,7 @@ from safe_rl.data.image_replay import ImageReplayBuffer
 from safe_rl.data.replay_buffer import Batch, ReplayBuffer, Source
 from safe_rl.envs.spaces import flat_dim, flat_dtype, image_shape
 from safe_rl.errors import UserError
+from safe_rl.exploration import PinkNoise
 from safe_rl.nets.conv import ImageEncoder
 from safe_rl.nets.discrete import CategoricalActor, make_critics
 from safe_rl.nets.gaussian import TanhGaussianActor
@@ -32,7 +33,7 @@ from safe_rl.nets.random_shift import random_shift
 from safe_rl.normalization import DiscreteScaler, ObservationNormalizer, action_scaler
 from safe_rl.switch import Decision, Mode
 from safe_rl.transitions import Transitions
-from safe_rl.validation import require_defaults
+from safe_rl.validation import require, require_defaults
 
 Metrics = dict[str, torch.Tensor]
 
@@ -126,6 +127,17 @@ class SACAgent(AgentState):
         self.temperature = Temperature(sac.alpha).to(self.device) if sac.entropy == "auto" else None
         self.temperature_optimizer = FlatAdam(self.temperature or [], sac.learning_rate)
         self.target_entropy = target_entropy(sac, self.act_dim, discrete=self.discrete)
+        self.pink_noise = self._make_pink_noise() if sac.exploration_noise == "pink" else None
+
+    def _make_pink_noise(self) -> PinkNoise:
+        require(
+            not self.discrete,
+            "sac",
+            "exploration_noise",
+            "pink",
+            "white: the actions are Discrete, none is near another",
+        )
+        return PinkNoise(self.act_dim, self.generator)
 
     # ------------------------------------------------------------------ acting
 
@@ -154,7 +166,8 @@ class SACAgent(AgentState):
             return self.actor.mean_action(obs)
         if self.num_observed < self.config.start_steps:
             return self._uniform(len(obs))
-        return self.actor.sample_action(obs, self._noise(len(obs)))
+        noise = self._noise(len(obs)) if self.pink_noise is None else self.pink_noise.draw(len(obs))
+        return self.actor.sample_action(obs, noise)
 
     # ---------------------------------------------------------------- learning
 
@@ -317,7 +330,8 @@ class SACAgent(AgentState):
             "critic_optimizer": self.critic_optimizer,
             "temperature_optimizer": self.temperature_optimizer,
         }
-        return parts if self.temperature is None else {**parts, "temperature": self.temperature}
+        optional = {"temperature": self.temperature, "pink_noise": self.pink_noise}
+        return {**parts, **{name: part for name, part in optional.items() if part is not None}}
 
     def _acting_modules(self) -> tuple[nn.Module, ...]:
         """What acting reads."""

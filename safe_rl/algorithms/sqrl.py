@@ -49,6 +49,8 @@ class SQRLAgent(LagrangianAgent):
                 f"sqrl samples continuous actions, the environment has {action_space}: train recovery-rl, which checks "
                 "every action, or lagrangian, rspo or rcpo"
             )
+        noise = config.sac.exploration_noise
+        require(noise == "white", "sac", "exploration_noise", noise, "white: sqrl draws independent candidates")
         super().__init__(observation_space, action_space, config, seed=seed, device=device)
 
     def _propose_knowing_risk(self, task_state: torch.Tensor, risk_state: torch.Tensor, explore: bool) -> torch.Tensor:
