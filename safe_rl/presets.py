@@ -91,7 +91,12 @@ TUNED_IMAGES_SAFER: Settings = {**TUNED_IMAGES, "risk.pretrain_steps": 6_000, "s
 TUNED: dict[str, Settings] = {
     # sac.reward_scale brings the rewards of a step to about 1.
     "safe_rl/Navigation1-v0": {"risk.gamma_risk": 0.8, "risk.eps_risk": 0.3, "sac.reward_scale": 0.05},
-    "safe_rl/Navigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
+    "safe_rl/Navigation2-v0": {
+        "risk.gamma_risk": 0.65,
+        "risk.eps_risk": 0.1,
+        "sac.reward_scale": 0.05,
+        "sac.exploration_noise": "pink",
+    },
     "safe_rl/DiscreteNavigation2-v0": {"risk.gamma_risk": 0.65, "risk.eps_risk": 0.1, "sac.reward_scale": 0.05},
     "safe_rl/Maze-v0": {"risk.gamma_risk": 0.5, "risk.eps_risk": 0.15, "sac.reward_scale": 10.0},
     "safe_rl/ObjectExtraction-v0": {**TUNED_EXTRACTION, "risk.gamma_risk": 0.7, "risk.eps_risk": 0.15},
@@ -170,7 +175,11 @@ PAPER_PLANNING: dict[str, Settings] = {
 """The paper's of Recovery RL with model-based recovery; elsewhere the horizon is 5, and the rest as model-free."""
 _FASTER_PRICE: Settings = {"multiplier.learning_rate": 1e-3}
 """At the paper's rate the price hardly moves within some thousand steps."""
-TUNED_METHODS: dict[str, Settings] = {"lagrangian": _FASTER_PRICE, "sqrl": _FASTER_PRICE, "rcpo": _FASTER_PRICE}
+TUNED_METHODS: dict[str, Settings] = {
+    "lagrangian": _FASTER_PRICE,
+    "sqrl": {**_FASTER_PRICE, "sac.exploration_noise": "white"},  # it chooses among independent draws
+    "rcpo": _FASTER_PRICE,
+}
 
 
 def preset_config(method: str, env: str, name: str, *, recovery: str | None = None) -> AgentConfig:
