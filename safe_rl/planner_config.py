@@ -13,6 +13,20 @@ PLANNING_KINDS = ("model-based", "latent-model")
 """The kinds of recovery that plan."""
 MODEL_BASED_ALONE = ("ensemble_size", "particles", "precision")
 """Settings that the kind model-based heeds and latent-model does not."""
+NOT_PRETRAINED = frozenset(
+    {
+        "population",
+        "elites",
+        "iterations",
+        "particles",
+        "momentum",
+        "budget_ms",
+        "precision",
+        "refresh_every",
+        "refresh_steps",
+    }
+)
+"""Settings of the search, and of what is learned online: the model learns the same offline whatever they are."""
 
 
 @dataclass

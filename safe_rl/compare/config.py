@@ -36,9 +36,11 @@ class CompareConfig:
     """Folder of the comparison; what it holds already is kept and gone on with."""
     methods: tuple[str, ...] = ()
     """Methods to compare (default: all)."""
-    study: Literal["methods", "presets", "recovery", "ablations", "sensitivity", "critics", "tuning"] = "methods"
-    """What to compare: the methods, the presets, who rescues, the paper's ablations, eps_risk and gamma_risk, risk
-    critics beyond the paper, or what the tuned preset is made of."""
+    study: Literal["methods", "presets", "recovery", "planner", "ablations", "sensitivity", "critics", "tuning"] = (
+        "methods"
+    )
+    """What to compare: the methods, the presets, who rescues, sizes of the planner's search, the paper's ablations,
+    eps_risk and gamma_risk, risk critics beyond the paper, or what the tuned preset is made of."""
     variants: tuple[str, ...] = ()
     """More rows, each written as 'label=method --flag value ...'."""
     seeds: str = "1:5"

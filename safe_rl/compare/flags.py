@@ -19,6 +19,8 @@ OURS = frozenset(
     }
 )
 """Settings of a run that the comparison chooses: its runs can then be compared, shared and gone on with."""
+SHORT = {"recovery": "recovery.kind", "planner_budget": "planner.budget_ms"}
+"""Settings that have a second, shorter flag."""
 
 
 def check_flags(config: CompareConfig) -> None:
@@ -63,7 +65,8 @@ def settings_named(flags: Iterable[str], where: str = "") -> list[tuple[str, tup
     named = []
     for group in groups:
         *sections, last = group[0][2:].partition("=")[0].replace("-", "_").split(".")
-        named.append((".".join([*sections, last.removeprefix("no_")]), tuple(group)))
+        name = ".".join([*sections, last.removeprefix("no_")])
+        named.append((SHORT.get(name, name), tuple(group)))
     return named
 
 

@@ -18,12 +18,14 @@ from safe_rl.data.dataset import OfflineDataset
 from safe_rl.data.folders import METADATA_KEY, is_dataset
 from safe_rl.data.journal import EpisodeJournal
 from safe_rl.methods import get_method
+from safe_rl.planner_config import NOT_PRETRAINED
 from safe_rl.presets import preset_config
 from safe_rl.pretraining import PRETRAINED
 
 _PRETRAINING = ("risk.", "recovery.", "planner.", "encoder.", "normalize_obs", "batch_size", "precision")
 """How the names of settings begin that change what a pretraining makes."""
-_ONLINE = "risk.update_online"
+_ONLINE = frozenset({"risk.update_online", *(f"planner.{name}" for name in NOT_PRETRAINED)})
+"""Those of them that make a difference only later."""
 RECOVERY_RL = "recovery-rl"
 """The method that ``safe-rl pretrain`` pretrains; it has all that the others share."""
 _LONGEST = 100
@@ -134,7 +136,7 @@ def pretraining_flags(config: CompareConfig, variant: Variant) -> tuple[str, ...
     common = Variant(variant.label, RECOVERY_RL)  # its recovery policy has them too, whatever the method has
     named = settings_named((*_risk_of_method(config, variant), *flags_of(config, common)))
     own = settings_named(flags_of(dataclasses.replace(config, flags=()), variant))
-    taken = [words for name, words in [*named, *own] if name.startswith(_PRETRAINING) and name != _ONLINE]
+    taken = [words for name, words in [*named, *own] if name.startswith(_PRETRAINING) and name not in _ONLINE]
     return tuple(word for words in taken for word in words)
 
 

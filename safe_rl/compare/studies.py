@@ -43,6 +43,19 @@ def _unconstrained(label: str, flags: str) -> Variant:
     return Variant(label, "unconstrained", tuple(shlex.split(flags)))
 
 
+def _model_based(label: str, search: str) -> Variant:
+    return _recovery_rl(label, f"--recovery.kind model-based {search}")
+
+
+def _search(plans: int, particles: int, iterations: int, precision: str = "float32") -> Variant:
+    """Model-based recovery by a search of that size; the paper's is 400, 20, 5."""
+    return _model_based(
+        f"{plans} plans x {particles}, iterations: {iterations}" + (f", {precision}" if precision != "float32" else ""),
+        f"--planner.population {plans} --planner.elites {plans // 10} --planner.particles {particles} "
+        f"--planner.iterations {iterations} --planner.precision {precision}",
+    )
+
+
 TITLES = {
     "recovery-rl": "Recovery RL",
     "lagrangian": "LR",
@@ -68,11 +81,24 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
     "recovery": (
         _recovery_rl("model-free", "--recovery.kind model-free"),
         _recovery_rl("Q-sampling", "--recovery.kind q-sampling"),
-        # A quarter of the plans and of the particles: the whole search takes a second a decision.
-        _recovery_rl(
-            "model-based",
-            "--recovery.kind model-based --planner.population 100 --planner.elites 10 --planner.particles 5",
-        ),
+        # A quarter of the plans and of the particles: the whole search takes more than half a second a decision.
+        _model_based("model-based", "--planner.population 100 --planner.elites 10 --planner.particles 5"),
+    ),
+    # What smaller and faster searches of the planner cost in safety, step by step.
+    "planner": (
+        _search(400, 20, 5),
+        _search(400, 20, 5, "bfloat16"),
+        _search(400, 10, 5),
+        _search(400, 5, 5),
+        _search(200, 5, 5),
+        _search(100, 5, 5),
+        _search(100, 5, 5, "bfloat16"),
+        _search(50, 5, 5),
+        _search(100, 5, 3),
+        _search(100, 5, 2),
+        _search(100, 5, 1),
+        _model_based("50 ms for a plan", "--planner.budget-ms 50"),
+        _model_based("20 ms for a plan", "--planner.budget-ms 20"),
     ),
     # The paper's ablations.
     "ablations": (

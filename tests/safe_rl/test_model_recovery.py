@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -22,7 +23,7 @@ from safe_rl.errors import UserError
 from safe_rl.methods import make_agent
 from safe_rl.model_recovery import ModelBasedRecovery
 from safe_rl.nets.gaussian_ensemble import FastEnsemble
-from safe_rl.planner_config import PlannerConfig
+from safe_rl.planner_config import NOT_PRETRAINED, PlannerConfig
 from safe_rl.pretraining import PARTIAL, pretrain_safety
 from safe_rl.training import train
 from safe_rl.transitions import Transitions
@@ -329,6 +330,21 @@ def test_a_pretraining_cut_within_the_model_goes_on_as_if_it_had_not(tmp_path, m
     pretrain_safety(resumed, tmp_path / "run")
     assert torch.equal(weights(whole), weights(resumed))
     assert torch.equal(whole.generator.get_state(), resumed.generator.get_state())
+
+
+def test_what_is_pretrained_does_not_depend_on_the_search(tmp_path):
+    others = {"population": 9, "elites": 3, "iterations": 7, "particles": 6, "momentum": 0.5, "budget_ms": 1e4}
+    others |= {"precision": "bfloat16", "refresh_every": 3, "refresh_steps": 7}
+    assert others.keys() == NOT_PRETRAINED
+    assert all(getattr(PLANNER, name) != value for name, value in others.items())
+    pretrained = []
+    for planner in (PLANNER, dataclasses.replace(PLANNER, **others), dataclasses.replace(PLANNER, learning_rate=0.5)):
+        made = agent(planner=planner, risk__pretrain_steps=3, planner__pretrain_steps=3)
+        pretrain_safety(made, tmp_path / f"{len(pretrained)}")
+        pretrained.append(weights(made))
+    one, searching_otherwise, learning_otherwise = pretrained
+    assert torch.equal(one, searching_otherwise)
+    assert not torch.equal(one, learning_otherwise)
 
 
 def test_low_precision_decides_nearly_the_same():

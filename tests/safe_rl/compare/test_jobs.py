@@ -10,6 +10,7 @@ import shlex
 import signal
 import time
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -22,8 +23,10 @@ from safe_rl.compare.jobs import Job, plan_jobs
 from safe_rl.compare.processes import LocalProcess
 from safe_rl.compare.studies import STUDIES, Variant, parse_variant
 from safe_rl.compare.table import markdown
+from safe_rl.config import RecoveryConfig, RecoveryRLConfig
 from safe_rl.errors import UserError
 from safe_rl.methods import METHODS
+from safe_rl.planner_config import PlannerConfig
 from safe_rl.pretraining import PretrainConfig
 from safe_rl.report.groups import Group, Quantity, Summary
 from safe_rl.runs import CONFIG
@@ -266,6 +269,39 @@ def test_flags_are_grouped_by_their_setting():
         ("demonstrations", ("--no-demonstrations",)),
         ("risk.eps_risk", ("--risk.eps-risk=0.1",)),
     ]
+
+
+def test_a_short_flag_is_that_of_its_setting():
+    """Every alias of a setting is known, and sets what it is said to set."""
+    sections = {"": RecoveryRLConfig, "recovery.": RecoveryConfig, "planner.": PlannerConfig}
+    aliases = {}
+    for section, config in sections.items():
+        for name, hint in get_type_hints(config, include_extras=True).items():
+            for word in (word for extra in getattr(hint, "__metadata__", ()) for word in extra.aliases):
+                aliases[word] = f"{section}{name}"
+    assert aliases == {"--recovery": "recovery.kind", "--planner-budget": "planner.budget_ms"}
+    for word, name in aliases.items():
+        assert settings_named([word, "x"]) == [(name, (word, "x"))]
+
+
+def test_a_short_flag_reaches_pretraining_and_common_flags():
+    jobs = plan("a=recovery-rl --recovery q-sampling")
+    (folder,) = needs(jobs, "a/seed1")
+    assert value(jobs[folder], "--recovery") == "q-sampling"
+    common = plan(methods=("recovery-rl", "unconstrained"), flags="--recovery model-based --planner-budget 50")
+    (folder,) = needs(common, "recovery-rl/seed1")
+    assert value(common[folder], "--recovery") == value(common["recovery-rl/seed1"], "--recovery") == "model-based"
+    assert value(common["recovery-rl/seed1"], "--planner-budget") == "50"
+    assert "--recovery" not in common["unconstrained/seed1"].command
+
+
+def test_searches_share_the_pretraining_of_their_model():
+    jobs = plan(study="planner")
+    folders = [needs(jobs, name) for name, job in jobs.items() if job.episodes]
+    assert len(folders) == len(STUDIES["planner"])
+    assert folders == [["pretrained/100_recovery.kind_model-based/seed1"]] * len(folders)
+    wide = plan("wide=recovery-rl --recovery model-based --planner.hidden-sizes 8 8")
+    assert "--planner.hidden-sizes" in wide[needs(wide, "wide/seed1")[0]].command
 
 
 def test_jobs_at_the_same_time():
