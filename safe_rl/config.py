@@ -134,6 +134,9 @@ class RecoveryConfig:
     """Adam step size of the model-free policy."""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers of the model-free policy."""
+    objective: Literal["risk", "logit"] = "risk"
+    """What the model-free policy descends: Q_risk as in the paper, or the logit of it, whose gradient does not vanish
+    where the risk is close to 1 and a rescue is needed most."""
     explore: bool = True
     """Sample the model-free recovery action with its learned noise while training, instead of taking its mean."""
     num_samples: int = 1000

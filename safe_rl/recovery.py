@@ -65,10 +65,19 @@ class ModelFreeRecovery(nn.Module):
         return self.act(obs, generator, explore=True)
 
     def update(self, obs: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """One gradient step on ``mean Q_risk(s, pi_rec(s))``."""
-        loss = self._risk[0](obs, self.actor.sample(obs, self._noise(obs, generator))).mean()
+        """One gradient step on ``mean Q_risk(s, pi_rec(s))``, or on the mean of its logit.
+
+        In each state both have the same minimum. But the gradient of ``Q_risk = sigmoid(l)`` is ``Q_risk (1 - Q_risk)``
+        times that of ``l``: where every action looks nearly certain to fail, it says next to nothing.
+        """
+        action = self.actor.sample(obs, self._noise(obs, generator))
+        if self.config.objective == "logit":
+            logit = self._risk[0].logit(obs, action)
+            risk, loss = logit.detach().sigmoid().mean(), logit.mean()
+        else:
+            risk = loss = self._risk[0](obs, action).mean()
         self.optimizer.step(loss)
-        return {"recovery/risk": loss.detach()}
+        return {"recovery/risk": risk.detach()}
 
     def _noise(self, obs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         return torch.randn((len(obs), self.act_dim), generator=generator, device=obs.device)

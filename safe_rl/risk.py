@@ -62,8 +62,15 @@ class RiskCritic(nn.Module):
         """``Q_risk`` (B,) in [0, 1], as the ensemble is read; gradients reach the action, not the critics."""
         return self._read(self.critics, obs, action)
 
+    def logit(self, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """``log(Q_risk / (1 - Q_risk))`` (B,), otherwise as ``forward``."""
+        return self._read_logit(self.critics, obs, action)
+
     def _read(self, critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return critics.ranked(torch.cat([obs, action], dim=1), self.config.rank).sigmoid()
+        return self._read_logit(critics, obs, action).sigmoid()
+
+    def _read_logit(self, critics: StackedMLP, obs: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return critics.ranked(torch.cat([obs, action], dim=1), self.config.rank)
 
     def in_precision(self, precision: Precision) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """``forward`` with the products between hidden layers in another precision."""

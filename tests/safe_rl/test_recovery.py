@@ -24,6 +24,16 @@ def model_free(risk=None, **config) -> ModelFreeRecovery:
     return ModelFreeRecovery(2, 2, settings, risk or Distance(), generator=generator())
 
 
+class NearlyCertain:
+    """The same distance, as a logit so large that no action's risk differs from 1 in float32."""
+
+    def logit(self, obs, action):
+        return 40 + 8 * Distance()(obs, action)
+
+    def __call__(self, obs, action):
+        return self.logit(obs, action).sigmoid()
+
+
 SAFE = torch.tensor([[0.5, -0.5], [-0.8, 0.1], [0.0, 0.9]])
 """Observations, and the least risky actions in them."""
 
@@ -85,10 +95,32 @@ def test_model_free_recovery_learns_the_least_risky_action():
     torch.testing.assert_close(recovery.act(SAFE, rng, explore=False), SAFE, atol=0.1, rtol=0)
 
 
-def test_the_metric_is_the_risk_of_the_recovery_actions():
-    recovery = model_free()
+def test_where_a_violation_is_nearly_certain_only_the_logit_shows_the_way_out():
+    by_risk, by_logit = (
+        model_free(NearlyCertain(), objective=objective, learning_rate=1e-2) for objective in ("risk", "logit")
+    )
+    start = by_risk.act(SAFE, generator(), explore=False)
+    rng = generator()
+    for _ in range(400):
+        by_risk.update(SAFE, rng)
+        by_logit.update(SAFE, rng)
+    assert torch.equal(by_risk.act(SAFE, rng, explore=False), start)
+    torch.testing.assert_close(by_logit.act(SAFE, rng, explore=False), SAFE, atol=0.1, rtol=0)
+
+
+def test_a_critic_s_logit_is_that_of_its_risk():
+    risk = RiskCritic(2, 2, RiskConfig(hidden_sizes=(8,), num_critics=3, quantile=0.5), generator=generator())
+    action = SAFE.flip(1)
+    torch.testing.assert_close(risk.logit(SAFE, action), risk(SAFE, action).logit())
+    torch.testing.assert_close(risk.logit(SAFE, action), risk.logits(SAFE, action).median(0).values)
+
+
+@pytest.mark.parametrize("objective", ["risk", "logit"])
+def test_the_metric_is_the_risk_of_the_recovery_actions(objective):
+    risk = RiskCritic(2, 2, RiskConfig(hidden_sizes=(8,)), generator=generator())
+    recovery = model_free(risk, objective=objective)
     action = recovery.actor.sample(SAFE, torch.randn((3, 2), generator=generator(4)))
-    expected = Distance()(SAFE, action).mean().item()
+    expected = risk(SAFE, action).mean().item()
     assert recovery.update(SAFE, generator(4))["recovery/risk"].item() == pytest.approx(expected, rel=1e-6)
 
 
