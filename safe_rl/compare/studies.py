@@ -120,7 +120,8 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         )
         for value in values
     ),
-    # Beyond the paper: what a risk critic is taught, how an ensemble is read, how fast it follows.
+    # Beyond the paper: what a risk critic is taught, how an ensemble is read, how fast it follows, what the recovery
+    # policy descends.
     "critics": (
         _recovery_rl("tuned", ""),
         _recovery_rl("squared error", "--risk.loss mse"),
@@ -130,6 +131,9 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         _recovery_rl("faster targets", "--risk.tau 0.02"),
         _recovery_rl("faster critics", "--risk.learning-rate 1e-3"),
         _recovery_rl("both faster", "--risk.tau 0.02 --risk.learning-rate 1e-3"),
+        _recovery_rl("recovery by the logit", "--recovery.objective logit"),
+        _recovery_rl("8 critics, by the logit", "--risk.num-critics 8 --recovery.objective logit"),
+        _recovery_rl("conservative, by the logit", "--risk.conservatism 0.5 --recovery.objective logit"),
     ),
     # The tuned settings with one thing undone or changed.
     "tuning": (
