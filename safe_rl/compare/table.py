@@ -14,7 +14,7 @@ def cells(group: Group, summary: Summary, planned_seeds: int) -> tuple[str, ...]
     runs = len(group.runs)
     quantities = (summary.successes, summary.violations, summary.ratio, summary.recovery_percent)
     seeds = f"{runs}" if runs == planned_seeds else f"{runs} of {planned_seeds}"
-    return (group.label, seeds, *map(with_error, quantities), f"{summary.wall_time_sec.mean / 60:.1f}")
+    return (group.label, seeds, *map(with_error, quantities), f"{summary.wall_time_sec.mean / 60:.2f}")
 
 
 def with_error(quantity: Quantity) -> str:

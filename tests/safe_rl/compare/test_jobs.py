@@ -219,7 +219,7 @@ def test_a_label_does_not_break_the_table():
     group = Group("p | q", "rspo", [])
     quantity = Quantity(1.0, 0.0)
     summary = dataclasses.replace(Summary(*[quantity] * 6), wall_time_sec=Quantity(90.0, 0.0))
-    assert "| p \\| q | 0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.5 |" in markdown([(group, summary)], 0)
+    assert "| p \\| q | 0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.0 ± 0.0 | 1.50 |" in markdown([(group, summary)], 0)
 
 
 def test_a_folder_of_many_flags_has_a_name_that_a_disk_takes():
