@@ -139,6 +139,9 @@ class RecoveryConfig:
     where the risk is close to 1 and a rescue is needed most."""
     explore: bool = True
     """Sample the model-free recovery action with its learned noise while training, instead of taking its mean."""
+    explore_above: float = 1.0
+    """While training, take a uniformly random action where Q_risk of the recovery action itself is above this: little
+    is left to lose, and Q_risk learns what else could be done. 1: never."""
     num_samples: int = 1000
     """Actions that q-sampling draws for a decision."""
     num_backup_samples: int = 16
@@ -148,6 +151,7 @@ class RecoveryConfig:
         """Validates the values."""
         require(self.learning_rate > 0, "recovery", "learning_rate", self.learning_rate, "positive")
         require_widths("recovery", self.hidden_sizes)
+        require(0 <= self.explore_above <= 1, "recovery", "explore_above", self.explore_above, "between 0 and 1")
         require(self.num_samples >= 1, "recovery", "num_samples", self.num_samples, "at least 1")
         require(self.num_backup_samples >= 1, "recovery", "num_backup_samples", self.num_backup_samples, "at least 1")
 

@@ -113,9 +113,7 @@ class RecoveryRLAgent(RiskAwareAgent):
     def _decide(self, state: torch.Tensor, task_action: torch.Tensor, started: float, *, explore: bool) -> Decision:
         """The switch's decision, see ``RiskAwareAgent``; ``Decision.mode`` tells who acts."""
         risk = self.risk_critic(state, task_action)
-        action, recovers = self._switch(
-            state, task_action, risk, lambda rows: self.recovery.act(rows, self.generator, explore=explore)
-        )
+        action, recovers = self._switch(state, task_action, risk, lambda rows: self._rescue(rows, explore=explore))
         return Decision(
             action=self.scaler.to_env(action.cpu().numpy()),
             task_action=self.scaler.to_env(task_action.cpu().numpy()),
@@ -123,6 +121,18 @@ class RecoveryRLAgent(RiskAwareAgent):
             mode=np.where(recovers.cpu().numpy(), Mode.RECOVERY, Mode.TASK).astype(np.int8),
             solve_time_sec=time.perf_counter() - started,
         )
+
+    def _rescue(self, state: torch.Tensor, *, explore: bool) -> torch.Tensor:
+        """The recovery policy's actions (N, act_dim), or while exploring random ones where even those look lost.
+
+        Where ``Q_risk`` wrongly holds every way out for a dead end, the recovery policy never takes one, and so the
+        critic would never see that it leads to safety (not in the paper).
+        """
+        action = self.recovery.act(state, self.generator, explore=explore)
+        if not explore or self.config.recovery.explore_above == 1:
+            return action
+        lost = self.risk_critic(state, action) > self.config.recovery.explore_above
+        return torch.where(lost[:, None], self._uniform(len(state)), action)
 
     def _switch(
         self,

@@ -24,7 +24,7 @@ from safe_rl.pretraining import PRETRAINED
 
 _PRETRAINING = ("risk.", "recovery.", "planner.", "encoder.", "normalize_obs", "batch_size", "precision")
 """How the names of settings begin that change what a pretraining makes."""
-_ONLINE = frozenset({"risk.update_online", *(f"planner.{name}" for name in NOT_PRETRAINED)})
+_ONLINE = frozenset({"risk.update_online", "recovery.explore_above", *(f"planner.{name}" for name in NOT_PRETRAINED)})
 """Those of them that make a difference only later."""
 RECOVERY_RL = "recovery-rl"
 """The method that ``safe-rl pretrain`` pretrains; it has all that the others share."""

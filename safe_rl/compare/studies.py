@@ -120,8 +120,8 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         )
         for value in values
     ),
-    # Beyond the paper: what a risk critic is taught, how an ensemble is read, how fast it follows, what the recovery
-    # policy descends.
+    # Beyond the paper: what a risk critic is taught, how an ensemble is read, how fast it follows; what the recovery
+    # policy descends, and what it tries where nothing seems to help.
     "critics": (
         _recovery_rl("tuned", ""),
         _recovery_rl("squared error", "--risk.loss mse"),
@@ -134,6 +134,11 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         _recovery_rl("recovery by the logit", "--recovery.objective logit"),
         _recovery_rl("8 critics, by the logit", "--risk.num-critics 8 --recovery.objective logit"),
         _recovery_rl("conservative, by the logit", "--risk.conservatism 0.5 --recovery.objective logit"),
+        _recovery_rl("random where lost", "--recovery.explore-above 0.8"),
+        _recovery_rl(
+            "8 critics, by the logit, random where lost",
+            "--risk.num-critics 8 --recovery.objective logit --recovery.explore-above 0.8",
+        ),
     ),
     # The tuned settings with one thing undone or changed.
     "tuning": (

@@ -107,6 +107,29 @@ def test_a_risk_that_is_nan_hands_over():
     assert made.act(np.zeros((2, 2), np.float32), explore=False).mode.tolist() == [Mode.RECOVERY, Mode.TASK]
 
 
+def test_where_even_recovery_looks_lost_training_tries_random_actions():
+    obs = np.array([[0.1, 0.0], *[[0.9, 0.0]] * 400], np.float32)  # one row that is safe
+    made = scripted(recovery__explore_above=0.15)  # recovery's risk is 0.2
+    decision = made.act(obs, explore=True)
+    tried = decision.action[1:] / 4
+    assert decision.mode.tolist() == [Mode.TASK, *[Mode.RECOVERY] * 400]
+    np.testing.assert_allclose(decision.action[0], [0.4, 0.0], rtol=1e-6)
+    assert np.abs(tried.mean(0)).max() < 0.1
+    np.testing.assert_allclose(tried.std(0), 1 / np.sqrt(3), atol=0.05)  # uniform in [-1, 1]
+
+
+@pytest.mark.parametrize(("above", "explore"), [(0.15, False), (0.25, True), (1.0, True)])
+def test_what_recovery_can_rescue_and_every_evaluation_are_left_to_it(above, explore):
+    decision = scripted(recovery__explore_above=above).act(np.full((50, 2), 0.9, np.float32), explore=explore)
+    np.testing.assert_allclose(decision.action, np.tile([[-0.8, 3.6]], (50, 1)), rtol=1e-6)
+
+
+def test_the_backup_is_that_of_the_recovery_policy_alone():
+    made = scripted(recovery__explore_above=0.15)
+    expected = torch.tensor([[-0.2, 0.9]]).expand(50, 2)
+    assert torch.equal(made._next_action(torch.full((50, 2), 0.9), pretraining=False), expected)
+
+
 def test_the_switch_watches_the_random_actions_of_the_beginning_too():
     made = agent()
     made.config.start_steps = 10

@@ -304,6 +304,12 @@ def test_searches_share_the_pretraining_of_their_model():
     assert "--planner.hidden-sizes" in wide[needs(wide, "wide/seed1")[0]].command
 
 
+def test_how_recovery_explores_online_leaves_the_pretraining_as_it_is():
+    jobs = plan("bold=recovery-rl --recovery.explore-above 0.8", "usual=recovery-rl")
+    assert needs(jobs, "bold/seed1") == needs(jobs, "usual/seed1")
+    assert value(jobs["bold/seed1"], "--recovery.explore-above") == "0.8"
+
+
 def test_jobs_at_the_same_time():
     assert CompareConfig("e", OUT, jobs="3").num_jobs() == 3
     assert CompareConfig("e", OUT).num_jobs() >= 1
