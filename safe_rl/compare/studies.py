@@ -135,6 +135,7 @@ STUDIES: dict[str, tuple[Variant, ...]] = {
         _recovery_rl("8 critics, by the logit", "--risk.num-critics 8 --recovery.objective logit"),
         _recovery_rl("conservative, by the logit", "--risk.conservatism 0.5 --recovery.objective logit"),
         _recovery_rl("random where lost", "--recovery.explore-above 0.8"),
+        _recovery_rl("8 critics, random where lost", "--risk.num-critics 8 --recovery.explore-above 0.8"),
         _recovery_rl(
             "8 critics, by the logit, random where lost",
             "--risk.num-critics 8 --recovery.objective logit --recovery.explore-above 0.8",
