@@ -77,6 +77,17 @@ class RiskAwareAgent(SACAgent):
         proposal = self._propose_knowing_risk(task_state, risk_state, explore)
         return self._decide(risk_state, proposal, started, explore=explore)
 
+    @torch.inference_mode()
+    def proposed_risk(self, obs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """``Q_risk`` (N,) of what is proposed in states (N, obs_dim) without exploring; nobody is asked to rescue.
+
+        That is ``act(obs, explore=False).risk`` without the time of a recovery policy that samples or plans.
+        """
+        task_state, risk_state = self._both_views(obs)
+        proposal = self._propose_knowing_risk(task_state, risk_state, False)
+        risk: npt.NDArray[np.float32] = self.risk_critic(risk_state, proposal).cpu().numpy()
+        return risk
+
     def _propose_knowing_risk(self, task_state: torch.Tensor, risk_state: torch.Tensor, explore: bool) -> torch.Tensor:
         """The task policy's actions (N, act_dim) in [-1, 1]; a method that chooses among several does so here."""
         return self._propose(task_state, explore)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.algorithms.sac import SACAgent
 from safe_rl.envs.factory import CostEnv
 from safe_rl.envs.protocols import OffersPlaneMap, PlaneMap
@@ -243,13 +244,13 @@ def risk_over_plane(agent: SACAgent, plane: OffersPlaneMap, resolution: int = 16
         plane: An environment.
         resolution: Points along the longer side.
     """
-    if not agent.has_risk:
+    if not isinstance(agent, RiskAwareAgent):
         return None
     x, y = _axes(plane.plane_map, resolution)
     points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     # In parts: the observations may be images.
     parts = np.array_split(points, max(1, len(points) // 4096))
-    risk = np.concatenate([agent.act(plane.plane_observation(part), explore=False).risk for part in parts])
+    risk = np.concatenate([agent.proposed_risk(plane.plane_observation(part)) for part in parts])
     return RiskGrid(x, y, risk.reshape(len(y), len(x)))
 
 

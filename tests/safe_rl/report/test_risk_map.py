@@ -6,13 +6,13 @@ import base64
 import io
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from safe_rl.algorithms.risk_aware import RiskAwareAgent
 from safe_rl.envs.protocols import Box2D, PlaneMap
 from safe_rl.report.risk_map import draw_risk_map
 from safe_rl.report.style import OBSTACLE_COLOR, RECOVERY_COLOR, TASK_COLOR
@@ -35,13 +35,14 @@ class Plane:
         return float(obs[0]), float(obs[1])
 
 
-class UpperRightIsRisky:
+class UpperRightIsRisky(RiskAwareAgent):
     """An agent whose risk is 1 where x > 1 and y > 0.5, and 0 elsewhere."""
 
-    has_risk = True
+    def __init__(self) -> None:
+        pass  # without networks
 
-    def act(self, obs: npt.NDArray[np.float32], *, explore: bool) -> SimpleNamespace:
-        return SimpleNamespace(risk=((obs[:, 0] > 1.0) & (obs[:, 1] > 0.5)).astype(np.float32))
+    def proposed_risk(self, obs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return ((obs[:, 0] > 1.0) & (obs[:, 1] > 0.5)).astype(np.float32)
 
 
 def trajectory() -> Trajectory:

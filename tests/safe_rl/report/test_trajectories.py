@@ -92,6 +92,13 @@ def test_risk_is_high_at_the_walls_and_low_in_the_middle(run) -> None:
     np.testing.assert_allclose(grid.risk[3, 7], decision.risk[0], atol=1e-6)
 
 
+def test_a_grid_of_thousands_of_points_asks_nobody_to_rescue(run, monkeypatch) -> None:
+    agent = run.make_agent()
+    monkeypatch.setattr(agent.recovery, "act", lambda *_, **__: pytest.fail("a plan for each point takes minutes"))
+    grid = risk_over_plane(agent, plane_of(run.make_env()), resolution=40)
+    assert grid.risk.max() > agent.switch.eps_risk
+
+
 def test_an_agent_without_risk_has_no_grid(make_run, tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "sac", "unconstrained"))
     assert risk_over_plane(run.make_agent(), plane_of(run.make_env())) is None
